@@ -1,0 +1,270 @@
+"""What we were told becomes settings, or one error that tells everything that is wrong."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from torchserve_guard.access import Mode
+from torchserve_guard.errors import ConfigError
+from torchserve_guard.findings import Severity
+from torchserve_guard.settings import Address, Flags, LoadItem, Surroundings, load
+
+
+@pytest.fixture
+def told(tmp_path: Path):
+    """Load a configuration of these lines; `model_store` is there and named unless the lines name one."""
+    (tmp_path / "store").mkdir()
+
+    def read(*lines: str, flags: Flags = Flags(), environment=None):
+        config = tmp_path / "config.properties"
+        head = () if any("model_store" in line for line in lines) else ("model_store=store",)
+        config.write_bytes("\n".join((*lines, *head)).encode("latin-1"))
+        config.chmod(0o644)
+        return load(config, flags, Surroundings(environment or {}, tmp_path, tmp_path))
+
+    return read
+
+
+def complaints(error: pytest.ExceptionInfo[ConfigError]) -> str:
+    return str(error.value)
+
+
+def test_an_empty_configuration_has_the_safe_defaults(told):
+    settings = told("")
+    assert settings.mode is Mode.NONE
+    assert settings.keys_required
+    assert settings.load == ()
+    assert settings.fail_on is Severity.HIGH
+    assert str(settings.inference) == "http://127.0.0.1:8080"
+    assert str(settings.management) == "http://127.0.0.1:8081"
+    assert str(settings.metrics) == "http://127.0.0.1:8082"
+    assert settings.frontend_log == "lean"
+    assert settings.manifest == settings.model_store / "tsguard-manifest.json"
+    assert settings.passthrough == {}
+
+
+@pytest.mark.parametrize("spelling", ["model-control-mode", "model_control_mode"])
+@pytest.mark.parametrize(
+    ("value", "mode"), [("none", Mode.NONE), ("explicit", Mode.EXPLICIT), ("EXPLICIT", Mode.EXPLICIT)]
+)
+def test_the_mode_has_two_spellings(told, spelling, value, mode):
+    assert told(f"{spelling}={value}").mode is mode
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model-control-mode=poll",
+        "model-control-mode=explicit ",
+        "model-control-mode=",
+        "guard.fail_on=never",
+        "guard.inference=direct",
+        "guard.frontend_log=/not/there.xml",
+        "guard.manfest=x.json",
+        "guard.policy=p.yaml",
+        "guard.trusted_keys=k.pem",
+        "guard.client_ca=ca.pem",
+        "guard.admin_address=http://127.0.0.1:9",
+        "guard.pass_environment=A B",
+        "guard.max_connections=0",
+        "inference_address=https://127.0.0.1:8443",
+        "inference_address=http://127.0.0.1:0",
+        "inference_address=http://127.0.0.1:8080/",
+        "inference_address=http://127.0.0.1:8080 ",
+        "inference_address=127.0.0.1:8080",
+        "inference_address=http://127.0.0.1:8081",
+        "inference_address=http://0.0.0.0:8081",
+        "metrics_address=http://localhost:8080",
+        "management_address=unix:/" + "x" * 120,
+        "enable_envvars_config=true",
+        "install_py_dep_per_model=true",
+        "plugins_path=/plugins",
+        "system_metrics_cmd=-c print(1)",
+        "cpu_launcher_enable=true",
+        "cpu_launcher_args=--x",
+        "python=/tmp/python",
+        "model_server_home=/tmp",
+        "tsConfigFile=/tmp/x",
+        "model_snapshot={}",
+        "default_service_handler=/tmp/h.py:handle",
+        "use_env_allowed_urls=true",
+        "debug=true",
+        "vmargs=-javaagent:/tmp/a.jar",
+        "vmargs=-Xmx1g @/tmp/args",
+        "vmargs=-XX:OnOutOfMemoryError=/tmp/x",
+        "vmargs=-Dlog4j.configurationFile=http://x/",
+        "vmargs=-Djava.io.tmpdir=/tmp",
+        "vmargs=-cp /tmp",
+        "max_request_size=0",
+        "max_request_size=1.5",
+        "default_response_timeout=-1",
+        "default_startup_timeout=0",
+        "unregister_model_timeout=abc",
+        "token_expiration_min=0",
+        "token_expiration_min=NaN",
+        "disable_token_authorization=yes",
+        "disable_token_authorization=true ",
+        "service_envelope=unknown",
+        "metrics_config=/not/there.yaml",
+        "models=[]",
+        "models={",
+        'models={"a":{"1.0":{"runtimeType":"LSP"}}}',
+        "load_models=http://host/a.mar",
+        "load_models=/abs/a.mar",
+        "load_models=../a.mar",
+        "load_models=a.mar,file:///b.mar",
+        "load_models=na/me=a.mar",
+        "model_store=/not/there",
+        "model_store=$$NOT_SET$$",
+        "inference_address=\\u00zz",
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_with_its_place_and_its_words(told, line):
+    with pytest.raises(ConfigError) as refused:
+        told("# first line", line)
+    key = re.split("[=]", line)[0]
+    assert "config.properties" in complaints(refused)
+    assert key in complaints(refused) or "\\u" in line
+
+
+def test_every_complaint_is_told_at_once_with_its_line(told):
+    with pytest.raises(ConfigError) as refused:
+        told("debug=true", "max_request_size=x", "guard.fail_on=never", "vmargs=@x", "load_models=/a", "models=[")
+    assert len(refused.value.complaints) == 6
+    assert [int(re.search(r":(\d+):", one)[1]) for one in sorted(refused.value.complaints)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_misspelt_key_of_the_guard_is_an_error_that_knows_the_nearest_name(told):
+    with pytest.raises(ConfigError, match=r"did you mean `guard\.manifest`"):
+        told("guard.manfiest=x")
+
+
+def test_a_misspelt_key_of_torchserve_is_a_finding_that_knows_the_nearest_name(told):
+    (finding,) = told("enable_modle_api=true").findings
+    assert (finding.rule, finding.severity) == ("TSG021", Severity.LOW)
+    assert "enable_model_api" in finding.message
+    assert finding.location.line == 1
+
+
+def test_the_last_of_two_counts_as_in_java_and_is_a_finding(told):
+    settings = told("job_queue_size=1", "job_queue_size=2")
+    assert settings.passthrough["job_queue_size"] == "2"
+    assert [finding.rule for finding in settings.findings] == ["TSG020"]
+
+
+def test_a_key_of_the_guard_given_twice_is_refused_under_either_spelling(told):
+    with pytest.raises(ConfigError, match="given twice"):
+        told("model-control-mode=none", "model_control_mode=explicit")
+
+
+def test_values_are_read_as_java_reads_them(told):
+    settings = told("job_queue\\u005fsize:\\", "   7", "! a comment", "number_of_netty_threads 3")
+    assert settings.passthrough == {"job_queue_size": "7", "number_of_netty_threads": "3"}
+
+
+def test_a_value_may_name_the_environment_as_torchserve_lets_it(told):
+    settings = told("inference_address=http://127.0.0.1:$$PORT$$", environment={"PORT": "9001"})
+    assert settings.inference == Address("http", "127.0.0.1", 9001)
+
+
+def test_blanks_around_names_of_models_do_not_lose_a_model(told):
+    assert told("load_models=a.mar, second=b.mar ").load == (LoadItem("a.mar"), LoadItem("b.mar", "second"))
+
+
+@pytest.mark.parametrize("spelling", ["ALL", "all", "ALL "])
+def test_all_models_is_all_models_however_it_is_written(told, spelling):
+    assert told(f"load_models={spelling}").load is None
+
+
+def test_a_flag_beats_the_file(told):
+    flags = Flags(models=("x=b.mar", "c.mar"), disable_token_auth=True)
+    settings = told("load_models=a.mar", "disable_token_authorization=false", flags=flags)
+    assert settings.load == (LoadItem("b.mar", "x"), LoadItem("c.mar"))
+    assert not settings.keys_required
+
+
+def test_a_plugin_path_from_the_command_line_is_refused_too(told):
+    with pytest.raises(ConfigError, match="--plugins-path"):
+        told("", flags=Flags(plugins_path="/plugins"))
+
+
+def test_torchserve_is_never_handed_a_key_that_the_guard_pins(told):
+    settings = told(
+        "inference_address=http://127.0.0.1:9",
+        "enable_model_api=true",
+        "allowed_urls=.*",
+        "workflow_store=/w",
+        "keystore_pass=secret",
+        "use_native_io=false",
+        "grpc_management_port=1",
+        "job_queue_size=5",
+    )
+    assert settings.passthrough == {"job_queue_size": "5"}
+
+
+def test_a_password_is_never_quoted(told):
+    with pytest.raises(ConfigError) as refused:
+        told("keystore_pass=hunter2\\u00e9", "debug=true", "guard.keystore_pass=hunter2")
+    assert "hunter2" not in complaints(refused)
+
+
+def test_management_beyond_this_host_stops_a_start_only_when_it_can_change_models(told):
+    def severities(mode: str):
+        settings = told("management_address=http://0.0.0.0:8081", f"model-control-mode={mode}")
+        return [finding.severity for finding in settings.findings if finding.rule == "TSG001"]
+
+    assert severities("none") == [Severity.MEDIUM]
+    assert severities("explicit") == [Severity.HIGH]
+
+
+def test_a_configuration_that_everybody_may_write_is_a_finding(told, tmp_path):
+    settings = told("")
+    settings.config.chmod(0o666)
+    again = load(settings.config, Flags(), Surroundings({}, tmp_path, tmp_path))
+    assert [(f.rule, f.severity) for f in again.findings] == [("TSG007", Severity.HIGH)]
+
+
+def test_a_variable_that_runs_code_is_told(told):
+    findings = told("", environment={"LD_PRELOAD": "/tmp/x.so"}).findings
+    assert [(f.rule, f.key) for f in findings] == [("TSG006", "LD_PRELOAD")]
+
+
+def test_folders_follow_systemd_and_xdg(told, tmp_path):
+    assert told("", environment={"STATE_DIRECTORY": "/var/lib/x:/other"}).state_dir == Path("/var/lib/x")
+    assert told("", environment={"XDG_STATE_HOME": "/state"}).state_dir == Path("/state/tsguard")
+    assert told("").state_dir == tmp_path / ".local/state/tsguard"
+    assert told("", environment={"RUNTIME_DIRECTORY": "/run/x"}).runtime_dir == Path("/run/x")
+    assert told("guard.state_dir=here").state_dir == tmp_path / "here"
+
+
+def _broken(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / name
+    match name:
+        case "absent":
+            pass
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "binary":
+            path.write_bytes(bytes(range(256)))
+        case "marked":
+            path.write_bytes(b"\xef\xbb\xbfmodel_store=store\n")
+        case "large":
+            with path.open("wb") as file:
+                file.truncate(100 * 1024 * 1024)
+        case "empty":
+            path.touch()
+        case "device":
+            path = Path("/dev/zero")
+    return path
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["absent", "folder", "fifo", "binary", "marked", "large", "empty", "device"])
+def test_a_file_that_is_no_configuration_is_a_clear_error_and_no_hang(tmp_path, name):
+    path = _broken(tmp_path, name)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        load(path, Flags(), Surroundings({}, tmp_path, tmp_path))

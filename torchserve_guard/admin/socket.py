@@ -1,0 +1,75 @@
+"""The control socket: two questions over HTTP on a unix socket, answered to this user and to root only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Self
+
+from torchserve_guard.admin.status import Status
+
+LONGEST_REQUEST = 4096
+DEADLINE = 5.0
+
+
+class ControlSocket:
+    """Listens on `path` (in a folder of mode 0700). `status` answers GET /status, `stop` obeys POST /stop."""
+
+    def __init__(self, path: Path, status: Callable[[], Status], stop: Callable[[], None]) -> None:
+        self.path = path
+        self._routes: dict[tuple[str, str], Callable[[], object]] = {
+            ("GET", "/status"): lambda: status().document(),
+            ("POST", "/stop"): lambda: {"stopping": stop() is None},
+        }
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start to listen."""
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self.path, limit=LONGEST_REQUEST)
+        self.path.chmod(0o600)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop to listen."""
+        if self._server is not None:
+            self._server.close()
+        self.path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            async with asyncio.timeout(DEADLINE):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head, writer.get_extra_info("socket")))
+                await writer.drain()
+        writer.close()
+
+    def _answer(self, head: bytes, connection: socket.socket) -> bytes:
+        if _peer(connection) not in {0, os.geteuid()}:
+            return _rendered(HTTPStatus.FORBIDDEN, {"message": "this socket answers its own user only"})
+        method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+        route = self._routes.get((method, rest.partition(" ")[0]))
+        if route is None:
+            return _rendered(HTTPStatus.NOT_FOUND, {"message": "known are GET /status and POST /stop"})
+        return _rendered(HTTPStatus.OK, route())
+
+
+def _peer(connection: socket.socket) -> int:
+    """Return the user id at the other end (unix(7), SO_PEERCRED)."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def _rendered(status: HTTPStatus, document: object) -> bytes:
+    body = json.dumps(document).encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
+    return head.encode() + b"Connection: close\r\n\r\n" + body

@@ -1,0 +1,34 @@
+"""What may be loaded: the manifest, the container grammar, and the store of staged trees.
+
+An archive is read once, strictly, by one descriptor: hashed as a whole and member by member, held against the
+manifest, and unpacked into a private read-only tree that is all TorchServe ever sees of it.
+"""
+
+from torchserve_guard.archives.exposure import expose
+from torchserve_guard.archives.inventory import create as create_manifest
+from torchserve_guard.archives.inventory import describe
+from torchserve_guard.archives.inventory import found as found_subjects
+from torchserve_guard.archives.inventory import verify as verify_store
+from torchserve_guard.archives.limits import Limits
+from torchserve_guard.archives.manifest import Manifest, MemberEntry, SubjectEntry
+from torchserve_guard.archives.manifest import load as load_manifest
+from torchserve_guard.archives.manifest import parse as parse_manifest
+from torchserve_guard.archives.manifest import render as render_manifest
+from torchserve_guard.archives.store import Staged, Store
+
+__all__ = [
+    "Limits",
+    "Manifest",
+    "MemberEntry",
+    "Staged",
+    "Store",
+    "SubjectEntry",
+    "create_manifest",
+    "describe",
+    "expose",
+    "found_subjects",
+    "load_manifest",
+    "parse_manifest",
+    "render_manifest",
+    "verify_store",
+]

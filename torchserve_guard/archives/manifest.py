@@ -1,0 +1,221 @@
+"""The manifest: what may be loaded, by name, kind, size and digest, down to the member.
+
+Pure but for `load`, which reads one regular file. `parse` and `render` are inverse of each other. A manifest
+comes in two spellings: our JSON document, and `SHA256SUMS` as sha256sum writes it (see `checksums`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+
+from torchserve_guard.archives import checksums, document, names
+from torchserve_guard.errors import ConfigError, VerificationError
+
+JSON: Final = "tsguard-manifest/1"
+SHA256SUMS: Final = "sha256sums"
+LARGEST = 32 << 20
+"""Bytes of the largest manifest that is read."""
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+def _moment(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if _TIME.fullmatch(value) is None:
+        raise ValueError("is not a time like `2030-01-31T12:00:00Z`")
+    return datetime.fromisoformat(value)
+
+
+def _whole_seconds(value: datetime) -> datetime:
+    if value.tzinfo is None or value.microsecond:
+        raise ValueError("has no time zone, or fractions of a second")
+    return value.astimezone(UTC)
+
+
+def _subject_name(value: str) -> str:
+    why = names.subject_fault(value)
+    if why is not None:
+        raise ValueError(f"`{value}` {why}")
+    return value
+
+
+def _member_path(value: str) -> str:
+    why = names.fault(value)
+    if why is not None:
+        raise ValueError(f"`{value}` {why}")
+    return value
+
+
+Digest = Annotated[StrictStr, Field(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[StrictInt, Field(ge=0, lt=1 << 63)]
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    AfterValidator(_whole_seconds),
+    PlainSerializer(lambda value: value.strftime("%Y-%m-%dT%H:%M:%SZ"), return_type=str),
+]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class MemberEntry(_Value):
+    """One file of a subject; an empty directory is a path that ends in `/`, of size 0."""
+
+    path: Annotated[StrictStr, AfterValidator(_member_path)]
+    size: Size
+    sha256: Digest
+
+
+class SubjectEntry(_Value):
+    """One subject: its name in the store, kind, size and SHA-256, and its members.
+
+    Without members (and size) it comes from a `SHA256SUMS`: then the digest of the whole is all there is.
+    """
+
+    name: Annotated[StrictStr, AfterValidator(_subject_name)]
+    kind: Literal["mar", "directory"]
+    size: Size | None
+    sha256: Digest
+    members: tuple[MemberEntry, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SubjectEntry:
+        if self.kind == "mar" and not self.name.endswith(".mar"):
+            raise ValueError(f"`{self.name}` is of kind `mar` but not called `.mar`, so TorchServe would not unzip it")
+        _sorted_and_unique([member.path for member in self.members])
+        return self
+
+
+class Manifest(_Value):
+    """What may be loaded. `version` only grows; `expires` is when it stops to count."""
+
+    schema_: Literal["tsguard-manifest/1", "sha256sums"] = Field(alias="schema")
+    version: Annotated[StrictInt, Field(ge=0, lt=1 << 53)]
+    created: Moment | None
+    expires: Moment | None = None
+    subjects: tuple[SubjectEntry, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        _sorted_and_unique([subject.name for subject in self.subjects])
+        if self.schema_ == JSON and (self.version < 1 or self.created is None):
+            raise ValueError("a manifest has a version from 1 and the time it was created")
+        if self.schema_ == JSON and any(subject.size is None for subject in self.subjects):
+            raise ValueError("each subject has a size")
+        return self
+
+    def subject(self, name: str) -> SubjectEntry | None:
+        """Return the subject of this name, or None: then it may not be loaded."""
+        return next((subject for subject in self.subjects if subject.name == name), None)
+
+
+def parse(data: bytes, where: str) -> Manifest:
+    """Return the manifest that the bytes spell; raise ConfigError with the file and the place."""
+    if len(data) > LARGEST:
+        raise ConfigError(f"{where}: is larger than {LARGEST} bytes, which no manifest is")
+    if not data.lstrip().startswith(b"{"):
+        return _of_checksums(data, where)
+    try:
+        value = document.parse(data)
+    except document.Malformed as error:
+        raise ConfigError(f"{where}: the manifest {error}") from error
+    if isinstance(value, dict) and value.get("schema") != JSON:
+        raise ConfigError(f"{where}: `schema` is not `{JSON}`: this is no manifest, or one of a later version")
+    return _validate(value, where)
+
+
+def render(manifest: Manifest) -> bytes:
+    """Return the manifest's one canonical spelling."""
+    if manifest.schema_ == SHA256SUMS:
+        return checksums.render((subject.sha256, subject.name) for subject in manifest.subjects)
+    return document.render(manifest.model_dump(mode="json", by_alias=True))
+
+
+def load(path: Path, now: datetime) -> Manifest:
+    """Return the manifest in a regular file; raise ConfigError, or VerificationError when it has expired."""
+    manifest = parse(_read(path), str(path))
+    if manifest.expires is not None and manifest.expires <= now:
+        raise VerificationError(
+            f"{path}: version {manifest.version} of the manifest expired at {manifest.expires.isoformat()}: "
+            "create and sign a new one, or renew this one with `tsguard manifest create --expires`"
+        )
+    return manifest
+
+
+def subject_entry(data: bytes, where: str) -> SubjectEntry:
+    """Return one subject as the store's own record spells it; raise ConfigError."""
+    try:
+        return SubjectEntry.model_validate(document.parse(data))
+    except document.Malformed as error:
+        raise ConfigError(f"{where}: the record {error}") from error
+    except ValidationError as error:
+        raise ConfigError.of(document.complaints(where, error)) from error
+
+
+def render_subject(subject: SubjectEntry) -> bytes:
+    """Return one subject's canonical spelling."""
+    return document.render(subject.model_dump(mode="json"))
+
+
+def _validate(value: Any, where: str) -> Manifest:
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError.of(document.complaints(where, error)) from error
+
+
+def _of_checksums(data: bytes, where: str) -> Manifest:
+    """Return the archives of a `SHA256SUMS`; what is not called `.mar` could not be loaded anyway."""
+    rows = [row for row in checksums.parse(data, where) if row[1].endswith(".mar")]
+    subjects = [
+        {"name": name, "kind": "mar", "size": None, "sha256": digest, "members": ()}
+        for digest, name in sorted(rows, key=lambda row: row[1])
+    ]
+    return _validate({"schema": SHA256SUMS, "version": 0, "created": None, "subjects": subjects}, where)
+
+
+def _sorted_and_unique(keys: list[str]) -> None:
+    for left, right in pairwise(keys):
+        if left == right:
+            raise ValueError(f"`{left}` is listed twice")
+        if left.encode() > right.encode():
+            raise ValueError(f"`{right}` is listed behind `{left}`: names are sorted by their bytes")
+
+
+def _read(path: Path) -> bytes:
+    """Return a regular file's bytes; a pipe or a device is refused without being waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no manifest: write one with `tsguard manifest create`") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: the manifest cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: the manifest is not a regular file")
+        if status.st_size > LARGEST:
+            raise ConfigError(f"{path}: is larger than {LARGEST} bytes, which no manifest is")
+        return file.read(LARGEST + 1)

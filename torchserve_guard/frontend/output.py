@@ -1,0 +1,137 @@
+"""What TorchServe prints: forwarded as it comes, its end kept, and the signs in it counted."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import IO
+
+KEPT = 1000
+CHUNK = 1 << 16
+LONGEST_LINE = 1 << 14
+
+# WorkerThread.java: `W-9000-noop_1.0 ... - Retry worker: 9000 in 1 seconds.` follows every death of a worker.
+_RETRY = re.compile(rb"(W-\d+-\S+) \S+WorkerThread - Retry worker: \d")
+# ModelServer.java says this once for each entry of load_models that it goes without.
+_FAILED = re.compile(rb"ModelServer - Failed to load model: (\S+)")
+_LOADED = b"-> WORKER_MODEL_LOADED"
+
+
+class Output:
+    """The lines of both streams. Threads write, the guard reads: appending is atomic, and nothing waits.
+
+    A thread forwards each stream, so that a reader of ours who is slow holds up TorchServe, as it would without
+    a guard, and not the guard.
+    """
+
+    def __init__(self, on_sign: Callable[[], None]) -> None:
+        self._lines: deque[bytes] = deque(maxlen=KEPT)
+        self._on_sign = on_sign
+        self._threads: list[threading.Thread] = []
+        self.deaths: Counter[str] = Counter()
+        self.failed: deque[str] = deque(maxlen=KEPT)
+
+    def forward(self, source: IO[bytes], sink: int) -> None:
+        """Start to copy a stream to a file descriptor; a sink that is gone is done without."""
+        thread = threading.Thread(target=self._pump, args=(source, sink), name="torchserve-output", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def tail(self) -> tuple[str, ...]:
+        """Return the last lines, without what a terminal would act upon."""
+        return tuple(_printable(line) for line in tuple(self._lines))
+
+    def finished(self, timeout: float) -> bool:
+        """Wait for the streams to end, and return whether they did."""
+        for thread in self._threads:
+            thread.join(timeout)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _pump(self, source: IO[bytes], sink: int) -> None:
+        rest = b""
+        open_sink = True
+        with source:
+            while chunk := os.read(source.fileno(), CHUNK):
+                open_sink = open_sink and _written(sink, chunk)
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._keep(line)
+                if len(rest) > LONGEST_LINE:
+                    self._keep(rest)
+                    rest = b""
+        if rest:
+            self._keep(rest)
+
+    def _keep(self, line: bytes) -> None:
+        self._lines.append(line[:LONGEST_LINE])
+        if b" MODEL_LOG - " not in line and (b"WORKER_MODEL_LOADED" in line or b"model" in line or b"Retry" in line):
+            self._count(line)
+
+    def _count(self, line: bytes) -> None:
+        retry, failed = _RETRY.search(line), _FAILED.search(line)
+        if retry:
+            self.deaths[_printable(retry[1])] += 1
+        if failed:
+            self.failed.append(_printable(failed[1]))
+        if retry or failed or _LOADED in line:
+            self._on_sign()
+
+
+def _written(sink: int, chunk: bytes) -> bool:
+    view = memoryview(chunk)
+    try:
+        while view:
+            view = view[os.write(sink, view) :]
+    except OSError:
+        return False
+    return True
+
+
+def _printable(line: bytes) -> str:
+    text = line.decode("utf-8", errors="replace").replace("\t", "    ")
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+# What an explanation leaves out: frames of Python and of TorchServe itself, down to the next frame or message.
+_MESSAGE = re.compile(r"^.* MODEL_LOG - (.*)$")
+_FRAME = re.compile(r'^\s+File "(.*?)"')
+_FOREIGN = re.compile(r"^<frozen |/lib/python3[^/]*/|/site-packages/|/dist-packages/")
+_TRACE = re.compile(r"^\s+at |^\s*\.\.\. \d+ more")
+
+
+def explain(lines: tuple[str, ...], about: str, most: int = 24) -> tuple[str, ...]:
+    """Return the lines that say why a model did not load.
+
+    `about` is what marks its lines: `-NAME_VERSION` in a worker's thread, or the file in `Failed to load model`.
+    """
+    said = [_message(line) for line in _own_frames(_about(lines, about))]
+    return tuple(dict.fromkeys(line for line in said if line.strip()))[-most:]
+
+
+def _about(lines: tuple[str, ...], about: str) -> list[str]:
+    chosen, inside = [], False
+    for line in lines:
+        # A line without a date continues the one before: an exception under its message.
+        inside = about in line if re.match(r"\d{4}-\d\d-\d\dT", line) else inside and not _TRACE.match(line)
+        if inside and not re.search(r" - (Worker cmdline|Listening on|\[PID\]|s_name_part0|Python runtime)", line):
+            chosen.append(line)
+    return chosen
+
+
+def _own_frames(lines: list[str]) -> list[str]:
+    kept, foreign = [], False
+    for line in lines:
+        text = _message(line)
+        frame = _FRAME.match(text)
+        foreign = bool(_FOREIGN.search(frame[1])) if frame else foreign and text.startswith("    ")
+        if not foreign:
+            kept.append(line)
+    return kept
+
+
+def _message(line: str) -> str:
+    found = _MESSAGE.match(line)
+    return found[1] if found else line

@@ -1,0 +1,139 @@
+"""The run directory: one private place for the sockets, the configuration and the scratch of one TorchServe."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchserve_guard.errors import FrontendError
+
+# sun_path holds 108 bytes with its NUL (unix(7)); netty cuts a longer name off and binds what is left.
+LONGEST_SOCKET = 107
+# Worker sockets are TMP/.ts.sock.PORT (util/Connector.java), five digits at most.
+LONGEST_WORKER_SOCKET = ".ts.sock.65535"
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The paths of TorchServe's three HTTP listeners."""
+
+    inference: Path
+    management: Path
+    metrics: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The names in a run directory; what exists of them is the business of `create`."""
+
+    root: Path
+
+    @property
+    def sockets(self) -> Sockets:
+        """The sockets that TorchServe will listen on; it deletes whatever is at their paths first."""
+        return Sockets(self.root / "inference.sock", self.root / "management.sock", self.root / "metrics.sock")
+
+    @property
+    def configuration(self) -> Path:
+        """The generated configuration."""
+        return self.root / "config.properties"
+
+    @property
+    def working(self) -> Path:
+        """Where TorchServe stands: empty but for the key file that it writes."""
+        return self.root / "cwd"
+
+    @property
+    def key_file(self) -> Path:
+        """Where TorchServe writes its tokens (util/TokenAuthorization.java)."""
+        return self.working / "key_file.json"
+
+    @property
+    def temporary(self) -> Path:
+        """TorchServe's temporary directory: links to the models, worker sockets, netty's native library."""
+        return self.root / "tmp"
+
+    @property
+    def workflows(self) -> Path:
+        """The workflow store: empty, and nobody's to fill."""
+        return self.root / "workflows"
+
+
+def verify_names(run: RunDirectory) -> None:
+    """Return if every socket's name fits and reads as one; raise FrontendError otherwise."""
+    if not run.root.is_absolute() or not str(run.root).isprintable():
+        raise FrontendError(
+            f"run directory `{run.root!s}`: not an absolute path of printable characters; choose another"
+        )
+    sockets = run.sockets
+    names = (sockets.inference, sockets.management, sockets.metrics, run.temporary / LONGEST_WORKER_SOCKET)
+    longest = max(len(os.fsencode(name)) for name in names)
+    if longest > LONGEST_SOCKET:
+        raise FrontendError(
+            f"run directory `{run.root}`: {longest - LONGEST_SOCKET} bytes too long, since the name of a unix socket"
+            f" in it must fit into {LONGEST_SOCKET} bytes; set `guard.runtime_dir` to a shorter path"
+        )
+
+
+def create(run: RunDirectory) -> None:
+    """Make the run directory and its parts, private and empty; raise FrontendError if they cannot be."""
+    verify_names(run)
+    try:
+        for part in (run.root, run.working, run.temporary, run.workflows):
+            part.mkdir(mode=0o700, parents=part is run.root, exist_ok=True)
+            _verify_private(part)
+        _verify_empty(run)
+    except OSError as error:
+        raise FrontendError(
+            f"run directory `{run.root}`: {error.strerror or error}; set `guard.runtime_dir`"
+        ) from error
+
+
+def _verify_private(path: Path) -> None:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise FrontendError(
+            f"run directory: `{path}` is not a directory that is ours alone (owner {status.st_uid}, mode"
+            f" {stat.S_IMODE(status.st_mode):04o}); remove it, or set `guard.runtime_dir` to another"
+        )
+
+
+def _verify_empty(run: RunDirectory) -> None:
+    # INVARIANT: TorchServe writes key_file.json through a link if there is one, and runs what lies in TMP/models.
+    for part in (run.working, run.temporary, run.workflows):
+        left = next(part.iterdir(), None)
+        if left is not None:
+            raise FrontendError(f"run directory: `{left}` is left from another run; remove `{run.root}`")
+
+
+def allows_programs(path: Path) -> bool:
+    """Whether files in this directory may be mapped as code: netty unpacks its native library there."""
+    return not os.statvfs(path).f_flag & os.ST_NOEXEC
+
+
+def trusted(directories: Iterable[Path]) -> tuple[Path, ...]:
+    """Return those that exist and that only root or ourselves can write into, in order, each once."""
+    return tuple(path for path in dict.fromkeys(directories) if _is_trusted(path))
+
+
+def _is_trusted(path: Path) -> bool:
+    try:
+        real = path.resolve(strict=True)
+        status, *above = [place.stat() for place in (real, *real.parents)]
+    except OSError:
+        return False
+    # A sticky directory (/tmp) lets others add names, but not replace ours: good enough above, not for itself.
+    return _is_ours(status) and all(_is_ours(place) or _is_sticky(place) for place in above)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    group = status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}
+    owned = status.st_uid in {0, os.geteuid()} and stat.S_ISDIR(status.st_mode)
+    return owned and not group and not status.st_mode & stat.S_IWOTH
+
+
+def _is_sticky(status: os.stat_result) -> bool:
+    return status.st_uid in {0, os.geteuid()} and bool(status.st_mode & stat.S_ISVTX)

@@ -1,0 +1,67 @@
+"""The address: where one listens or connects, `http://HOST:PORT` or `unix:PATH`, as TorchServe spells them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torchserve_guard.errors import ConfigError
+
+_TCP = re.compile(r"http://(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^/:\[\]@?#\s]+))(?::(?P<port>[0-9]{1,5}))?/?")
+_HTTP_PORT = 80
+_LAST_PORT = 65535
+_LONGEST_PATH = 107  # sun_path, unix(7)
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A path, or a host and a port."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Return the address that `text` names. Raises `ConfigError`."""
+        if text.startswith("unix:"):
+            return cls._parse_path(text)
+        match = _TCP.fullmatch(text)
+        port = int(match["port"] or _HTTP_PORT) if match else _LAST_PORT + 1
+        if match is None or port > _LAST_PORT:
+            raise ConfigError(f"address `{text}`: not one that can be used here; write http://HOST:PORT or unix:PATH")
+        return cls(match["v6"] or match["host"], port)
+
+    @classmethod
+    def _parse_path(cls, text: str) -> Address:
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or "\0" in path or len(path.encode()) > _LONGEST_PATH:
+            raise ConfigError(f"address `{text}`: the path must be absolute and at most {_LONGEST_PATH} bytes long")
+        return cls(path=path)
+
+    def __str__(self) -> str:
+        """Return the address as it is written."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    async def connect(
+        self, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]
+    ) -> tuple[asyncio.BaseTransport, P]:
+        """Return a connection to this address. Raises `OSError`."""
+        if self.path is not None:
+            return await loop.create_unix_connection(protocol, self.path)
+        return await loop.create_connection(protocol, self.host, self.port)
+
+    async def listen(
+        self, loop: asyncio.AbstractEventLoop, protocol: Callable[[], asyncio.Protocol], backlog: int
+    ) -> asyncio.AbstractServer:
+        """Return a server that listens here. Raises `OSError`."""
+        if self.path is not None:
+            return await loop.create_unix_server(protocol, self.path, backlog=backlog)
+        return await loop.create_server(protocol, self.host, self.port, backlog=backlog)

@@ -1,0 +1,277 @@
+"""The enforcement point: no request goes on before it was understood, decided and, where it matters, recorded.
+
+Recorded or refused: a change is on the disk before it is forwarded. The client is told less than the record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+from torchserve_guard.access import (
+    ANONYMOUS,
+    INFERENCE,
+    MANAGEMENT,
+    Action,
+    Decision,
+    Mode,
+    Operation,
+    Principal,
+)
+from torchserve_guard.audit import Entry
+from torchserve_guard.audit.entry import Value, of_request
+from torchserve_guard.errors import (
+    AuditError,
+    Forbidden,
+    GuardError,
+    MethodNotAllowed,
+    Refusal,
+    Unauthenticated,
+    Unavailable,
+    VerificationError,
+)
+from torchserve_guard.identity import KeyKind
+from torchserve_guard.policy import Access
+from torchserve_guard.proxy.head import Kept
+from torchserve_guard.wire import METHOD_NOT_ALLOWED, Listener, classify, render, route_of, with_json_body
+
+_LOG = logging.getLogger(__name__)
+
+LONGEST_REMEMBERED = 512
+_MOST_REMEMBERED = 4096
+_MOST_ROLES = 64
+
+_STOCK_REFUSES = frozenset({Action.REGISTER_MODEL, Action.UNREGISTER_MODEL})
+
+
+class Record(Protocol):
+    """What the enforcer asks of the audit log; `AuditLog` is one. Both raise `AuditError`."""
+
+    def write(self, entry: Entry) -> None:
+        """Append an entry."""
+
+    async def record(self, entry: Entry) -> None:
+        """Append an entry and return when the disk has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A request line as an operation: `line` is its canonical spelling for upstream."""
+
+    operation: Operation
+    line: bytes
+    managed: bool
+    takes_body: bool
+    takes_json: bool
+    decisions: dict[frozenset[str], Decision] = field(default_factory=dict, compare=False, repr=False)
+
+
+class Asked(NamedTuple):
+    """One request as it was put: where, by whom, how; `target` is raw."""
+
+    listener: Listener
+    peer: str
+    method: str
+    target: bytes
+    request_id: bytes
+    authorization: bytes | None
+
+
+class Granted(NamedTuple):
+    """A management request that may go on: as `line` upstream, or, without one, as already done here."""
+
+    asked: Asked
+    principal: Principal
+    operation: Operation
+    decision: Decision
+    line: bytes | None
+
+
+class Enforcer:
+    """The policy enforcement point of one guard.
+
+    `identify` and `rotate` are the key file's, `decide` the policy's, `audit` the record, `now` seconds since the
+    epoch. `prepare` is awaited before a permitted REGISTER_MODEL goes on and returns the operation to forward;
+    `prepare_workflow` likewise for REGISTER_WORKFLOW; what they raise refuses the request. `settled` is awaited
+    after each change with the status that came back, or None when none did.
+    """
+
+    def __init__(
+        self,
+        *,
+        access: Access,
+        identify: Callable[[bytes | None], Principal],
+        decide: Callable[[Access, Principal, Operation], Decision],
+        audit: Record,
+        rotate: Callable[[KeyKind], None],
+        prepare: Callable[[Operation], Awaitable[Operation]],
+        settled: Callable[[Operation, int | None], Awaitable[None]],
+        now: Callable[[], float],
+        prepare_workflow: Callable[[Operation], Awaitable[Operation]] | None = None,
+    ) -> None:
+        self._access = access
+        self._identify = identify
+        self._decide = decide
+        self._audit = audit
+        self._rotate = rotate
+        self._settled = settled
+        self._now = now
+        self._understood: Kept[tuple[Listener, str, bytes], Understood] = Kept(_MOST_REMEMBERED)
+        self._preparations = {
+            Action.REGISTER_MODEL: prepare,
+            Action.REGISTER_WORKFLOW: prepare_workflow or _refused_workflow,
+        }
+
+    def understand(self, listener: Listener, method: str, target: bytes) -> Understood:
+        """Return what a request line asks for. Raises what `classify` raises."""
+        return self._understood.get((listener, method, target)) or self._understand(listener, method, target)
+
+    def _understand(self, listener: Listener, method: str, target: bytes) -> Understood:
+        understood = _spelled(classify(listener, method, target))
+        if len(target) <= LONGEST_REMEMBERED:
+            self._understood.keep((listener, method, target), understood)
+        return understood
+
+    def permit(self, understood: Understood, authorization: bytes | None) -> None:
+        """Return if the request may go on. Raises Unauthenticated or Forbidden."""
+        principal = self._identify(authorization)
+        decision = self._decision(understood, principal)
+        if not decision.permitted:
+            raise self._forbidden(principal, understood.operation, decision)
+
+    async def manage(self, asked: Asked, understood: Understood, json_body: bytes | None) -> Granted:
+        """Return a management request that may go on, recorded; `json_body` replaces its query.
+
+        Raises Unauthenticated, Forbidden, MethodNotAllowed, BadRequest; Unavailable when it cannot be recorded.
+        """
+        principal = self._identify(asked.authorization)
+        if json_body is not None and not self._decision(understood, principal).permitted:
+            # Who may not ask at all does not get a body read.
+            json_body = None
+        if json_body is not None:
+            understood = _spelled(with_json_body(understood.operation, json_body))
+        operation = understood.operation
+        decision = self._decision(understood, principal)
+        if not decision.permitted:
+            raise self._forbidden(principal, operation, decision)
+        await self._record("request", Granted(asked, principal, operation, decision, None))
+        return await self._prepared(Granted(asked, principal, operation, decision, understood.line))
+
+    async def outcome(self, granted: Granted, status: int | None) -> None:
+        """Record how a granted request ended: with the status of its answer, or None when there was none."""
+        try:
+            await self._record("outcome", granted, status)
+        except Unavailable as error:
+            _LOG.error("the outcome of a request is not on record: %s", error.reason)  # noqa: TRY400 - told whole
+        if granted.operation.action.changes:
+            await self._settled(granted.operation, status)
+
+    def turned_away(self, asked: Asked, refusal: Refusal) -> Refusal:
+        """Record a refusal; return the one to answer with, which is Unavailable when it cannot be recorded."""
+        fields: dict[str, Value] = {
+            **_where(asked),
+            "method": asked.method,
+            "target": asked.target.decode("latin-1"),
+            "principal": self._identify(asked.authorization).name,
+            "rule": refusal.rule,
+            "reason": refusal.reason,
+            "status": refusal.status,
+        }
+        try:
+            self._audit.write(Entry(self._now(), "refusal", fields))
+        except AuditError as error:
+            return _unrecorded(error)
+        return refusal
+
+    def _decision(self, understood: Understood, principal: Principal) -> Decision:
+        # INVARIANT: a decision depends on mode, operation and the principal's roles, and on nothing else, so it
+        # holds for whoever has the same roles.
+        decision = understood.decisions.get(principal.roles)
+        if decision is None:
+            decision = self._decide(self._access, principal, understood.operation)
+            if len(understood.decisions) < _MOST_ROLES:
+                understood.decisions[principal.roles] = decision
+        return decision
+
+    def _forbidden(self, principal: Principal, operation: Operation, decision: Decision) -> Refusal:
+        rule = ",".join(sorted(decision.rules))
+        action = operation.action
+        if action.changes and self._access.mode is Mode.NONE:
+            if action in _STOCK_REFUSES:
+                return MethodNotAllowed(METHOD_NOT_ALLOWED, reason=decision.reason, rule=rule)
+            return Forbidden("Models are not managed at run time here.", reason=decision.reason, rule=rule)
+        if principal.name == ANONYMOUS.name:
+            return Unauthenticated("A valid key is needed.", reason=decision.reason, rule=rule)
+        return Forbidden("The operation is not permitted.", reason=decision.reason, rule=rule)
+
+    async def _prepared(self, granted: Granted) -> Granted:
+        operation = granted.operation
+        if operation.action is Action.ROTATE_TOKEN:
+            return await self._rotated(granted)
+        preparation = self._preparations.get(operation.action)
+        if preparation is None:
+            return granted
+        try:
+            prepared = await preparation(operation)
+        except GuardError as error:
+            raise _unprepared(error) from error
+        return granted._replace(operation=prepared, line=_spelled(prepared).line)
+
+    async def _rotated(self, granted: Granted) -> Granted:
+        kind = _ROTATED.get(granted.operation.parameter("type") or "management")
+        if kind is None:
+            raise Forbidden("The key cannot be rotated.", reason="not a kind of key that is rotated", rule="rotate-kind")
+        try:
+            self._rotate(kind)
+        except GuardError as error:
+            raise Unavailable("The key could not be rotated.", reason=str(error), rule="rotate-failed") from error
+        return granted._replace(line=None)
+
+    async def _record(self, event: str, granted: Granted, status: int | None = None) -> None:
+        """Write an entry of a managed request: a change's entry is on the disk when this returns."""
+        asked, principal, operation, decision, _ = granted
+        entry = of_request(event, self._now(), principal, operation, decision, **_where(asked), status=status)
+        try:
+            if operation.action.changes:
+                await self._audit.record(entry)
+            else:
+                self._audit.write(entry)
+        except AuditError as error:
+            raise _unrecorded(error) from error
+
+
+_ROTATED = {"management": KeyKind.MANAGEMENT, "inference": KeyKind.INFERENCE}
+
+
+def _spelled(operation: Operation) -> Understood:
+    method, target = render(operation)
+    route = route_of(operation)
+    return Understood(
+        operation,
+        b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target),
+        operation.action in MANAGEMENT,
+        route.body and operation.action in INFERENCE,
+        route.json_body,
+    )
+
+
+def _where(asked: Asked) -> dict[str, Value]:
+    return {"listener": asked.listener.value, "peer": asked.peer, "request_id": asked.request_id.decode("latin-1")}
+
+
+def _unrecorded(error: AuditError) -> Unavailable:
+    return Unavailable("The request cannot be recorded.", reason=str(error), rule="audit")
+
+
+def _unprepared(error: GuardError) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, VerificationError):
+        return Forbidden("The archive is not verified.", reason=str(error), rule="verification")
+    return Unavailable("The archive could not be prepared.", reason=str(error), rule="preparation")
+
+
+async def _refused_workflow(_operation: Operation) -> Operation:
+    raise Forbidden("Workflows are not verified by this version.", rule="workflow-unverified")

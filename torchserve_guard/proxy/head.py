@@ -1,0 +1,352 @@
+"""The head of a message: what a request or an answer says before its body, read without doubt or not at all.
+
+Strictly RFC 9112, sans-IO: CRLF only, one SP, no folding, one framing. A line that was read before is a
+dictionary look-up, since a client says most of its lines again with each request; lines that hold a secret, or
+are different each time, are not kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
+from torchserve_guard.proxy.limits import Limits
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_FIELD = re.compile(rb"(%b):[\t ]*((?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[\t ]*" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.([01])" % _TOKEN)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+
+_LONGEST_KEPT = 512
+_MOST_KEPT = 1024
+
+# What a line is, to whoever reads heads. PASS lines go on in their one canonical spelling, DROP lines do not.
+PASS, DROP, HOST, LENGTH, CHUNKED, CLOSE, KEEP_ALIVE, EXPECT, AUTHORIZATION, REQUEST_ID, CONTENT_TYPE = range(11)
+_NEVER_KEPT = frozenset({AUTHORIZATION, REQUEST_ID})
+_SECRET = frozenset({b"cookie", b"set-cookie", b"traceparent", b"tracestate"})
+
+Read = tuple[int, bytes, int]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Kept(Generic[K, V]):
+    """A bounded memory of what was worked out before; the oldest entry makes room for the newest."""
+
+    __slots__ = ("_entries", "_most", "get")
+
+    def __init__(self, most: int) -> None:
+        self._entries: dict[K, V] = {}
+        self._most = most
+        self.get: Callable[[K], V | None] = self._entries.get
+
+    def keep(self, key: K, value: V) -> V:
+        """Remember the value, and return it."""
+        if len(self._entries) >= self._most:
+            del self._entries[next(iter(self._entries))]
+        self._entries[key] = value
+        return value
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class RequestHead(NamedTuple):
+    """A request before its body. `length` is None without `Content-Length`; `passed` are whole lines for upstream."""
+
+    method: str
+    target: bytes
+    minor: int
+    keep_alive: bool
+    length: int | None
+    chunked: bool
+    expects: bool
+    authorization: bytes | None
+    request_id: bytes | None
+    content_type: bytes | None
+    passed: list[bytes]
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a byte of a body is to come."""
+        return self.chunked or bool(self.length)
+
+
+class ResponseHead(NamedTuple):
+    """An answer before its body. `start` is the status line to send on, `passed` whole lines for the client."""
+
+    status: int
+    start: bytes
+    keep_alive: bool
+    length: int | None
+    chunked: bool
+    passed: list[bytes]
+
+
+class RequestReader:
+    """Reads the request heads of one listener. `passes` says which end-to-end headers go upstream, by lower name."""
+
+    def __init__(
+        self, limits: Limits, passes: Callable[[bytes, bytes], bool], request_id: Callable[[bytes], bool]
+    ) -> None:
+        self._limits = limits
+        self._passes = passes
+        self._well_formed_id = request_id
+        self._starts: Kept[bytes, tuple[str, bytes, int]] = Kept(_MOST_KEPT)
+        self._lines: Kept[bytes, Read] = Kept(_MOST_KEPT)
+
+    def read(self, head: bytes) -> RequestHead:  # noqa: C901, PLR0912 - one loop over the lines, measured
+        """Return what the head says. Raises a `Refusal` when it could be read in two ways, or is none."""
+        lines = head.split(b"\r\n")
+        first = lines[0]
+        method, target, minor = self._starts.get(first) or self._start(first)
+        if len(lines) - 1 > self._limits.headers:
+            raise HeaderTooLarge("Too many header fields.", rule="proxy.header-count")
+        get = self._lines.get
+        passed: list[bytes] = []
+        hosts = 0
+        length = authorization = request_id = content_type = None
+        chunked = expects = False
+        keeps = minor == 1
+        closes = False
+        del lines[0]
+        for line in lines:
+            kind, text, number = get(line) or self._line(line)
+            if kind == PASS:
+                passed.append(text)
+            elif kind == DROP:
+                pass
+            elif kind == HOST:
+                hosts += 1
+            elif kind == LENGTH:
+                if length is not None:
+                    raise _ambiguous("Content-Length")
+                length = number
+            elif kind == AUTHORIZATION:
+                if authorization is not None:
+                    raise _ambiguous("Authorization")
+                authorization = text
+            elif kind == CONTENT_TYPE:
+                if content_type is not None:
+                    raise _ambiguous("Content-Type")
+                content_type = text
+                if number:
+                    passed.append(b"Content-Type: %b\r\n" % text)
+            elif kind == REQUEST_ID:
+                request_id = text
+            elif kind == CLOSE:
+                closes = True
+            elif kind == KEEP_ALIVE:
+                keeps = True
+            elif kind == EXPECT:
+                expects = minor == 1
+            elif chunked:  # CHUNKED
+                raise _ambiguous("Transfer-Encoding")
+            else:
+                chunked = True
+        if hosts != 1 and (minor or hosts):
+            raise BadRequest("Exactly one Host header is needed.", rule="proxy.host")
+        if chunked and (length is not None or not minor):
+            raise BadRequest("The framing of the request is ambiguous.", rule="proxy.framing")
+        keep_alive = keeps and not closes
+        return RequestHead(
+            method, target, minor, keep_alive, length, chunked, expects, authorization, request_id, content_type, passed
+        )
+
+    def verify_beginning(self, beginning: bytes) -> None:
+        """Return if these bytes, which hold no whole head, may become one; raise what they are refused for."""
+        end = beginning.find(b"\r\n")
+        if end < 0:
+            end = len(beginning)
+            if len(beginning) > self._limits.request_line or not _BEGINNING.match(beginning):
+                raise _no_request_line(len(beginning) > self._limits.request_line)
+        else:
+            self._start(beginning[:end])
+        if len(beginning) > self._limits.head:
+            raise HeaderTooLarge("The request head is too long.", rule="proxy.head-size")
+        if beginning.count(b"\n") != beginning.count(b"\r\n"):
+            raise BadRequest("Lines end in CRLF.", rule="proxy.line-end")
+
+    def _start(self, line: bytes) -> tuple[str, bytes, int]:
+        match = _REQUEST_LINE.fullmatch(line)
+        if match is None or len(line) > self._limits.request_line:
+            raise _no_request_line(len(line) > self._limits.request_line)
+        start = match[1].decode(), match[2], int(match[3])
+        return self._starts.keep(line, start) if len(line) <= _LONGEST_KEPT else start
+
+    def _line(self, line: bytes) -> Read:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise BadRequest("A header line is malformed.", rule="proxy.header-line")
+        name, value = match[1], match[2]
+        lower = name.lower()
+        special = _SPECIAL.get(lower)
+        if special is not None:
+            read = special(value)
+        elif lower == b"x-request-id":
+            return (REQUEST_ID, value, 0) if self._well_formed_id(value) else _DROPPED
+        elif lower == b"content-type":
+            read = CONTENT_TYPE, value, int(self._passes(lower, value))
+        else:
+            read = (PASS, b"%b: %b\r\n" % (name, value), 0) if self._passes(lower, value) else _DROPPED
+        if len(line) > _LONGEST_KEPT or read[0] in _NEVER_KEPT or lower in _SECRET:
+            return read
+        return self._lines.keep(line, read)
+
+
+_BEGINNING = re.compile(rb"%b(?: (?:[\x21-\x7e]+(?: (?:H[\x21-\x7e]*)?)?)?)?\r?\Z" % _TOKEN)
+_DROPPED: Read = (DROP, b"", 0)
+
+
+class ExpectationFailed(Refusal):
+    """An expectation other than `100-continue` (HTTP 417, RFC 9110 section 10.1.1)."""
+
+    status = 417
+    kind = "ExpectationFailedException"
+
+
+def _no_request_line(too_long: bool) -> Refusal:  # noqa: FBT001 - two refusals of one thing
+    if too_long:
+        return HeaderTooLarge("The request line is too long.", rule="proxy.request-line-size")
+    return BadRequest("The request line is malformed.", rule="proxy.request-line")
+
+
+def _ambiguous(name: str) -> BadRequest:
+    return BadRequest(f"More than one {name} header.", rule="proxy.duplicate")
+
+
+def _length(value: bytes) -> Read:
+    if _LENGTH.fullmatch(value) is None:
+        raise BadRequest("Content-Length is not a number.", rule="proxy.framing")
+    return LENGTH, b"", int(value)
+
+
+def _encoding(value: bytes) -> Read:
+    if value.lower() != b"chunked":
+        raise BadRequest("Transfer-Encoding is not chunked.", rule="proxy.framing")
+    return CHUNKED, b"", 0
+
+
+def _host(value: bytes) -> Read:
+    if not value or b" " in value or b"," in value:
+        raise BadRequest("The Host header is malformed.", rule="proxy.host")
+    return HOST, b"", 0
+
+
+def _connection(value: bytes) -> Read:
+    """Read the connection options; one that names an end-to-end header would have it removed (RFC 9110 7.6.1)."""
+    options = {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
+    if not options <= {b"close", b"keep-alive", b"te"}:
+        raise BadRequest("The connection options are not supported.", rule="proxy.connection")
+    if b"close" in options:
+        return CLOSE, b"", 0
+    return (KEEP_ALIVE, b"", 0) if b"keep-alive" in options else _DROPPED
+
+
+def _expect(value: bytes) -> Read:
+    if value.lower() != b"100-continue":
+        raise ExpectationFailed("The expectation cannot be met.", rule="proxy.expect")
+    return EXPECT, b"", 0
+
+
+def _upgrade(_value: bytes) -> Read:
+    raise BadRequest("Upgrades are not supported.", rule="proxy.upgrade")
+
+
+def _dropped(_value: bytes) -> Read:
+    return _DROPPED
+
+
+_SPECIAL: Mapping[bytes, Callable[[bytes], Read]] = {
+    b"host": _host,
+    b"content-length": _length,
+    b"transfer-encoding": _encoding,
+    b"connection": _connection,
+    b"expect": _expect,
+    b"upgrade": _upgrade,
+    b"http2-settings": _upgrade,
+    b"authorization": lambda value: (AUTHORIZATION, value, 0),
+    b"proxy-authorization": _dropped,
+    b"proxy-connection": _dropped,
+    b"keep-alive": _dropped,
+    b"te": _dropped,
+    b"trailer": _dropped,
+}
+
+
+class ResponseReader:
+    """Reads the heads that TorchServe answers with. `ValueError` when one has two framings, or is no head."""
+
+    def __init__(self) -> None:
+        self._starts: Kept[bytes, tuple[int, bytes, bool]] = Kept(_MOST_KEPT)
+        self._lines: Kept[bytes, Read] = Kept(_MOST_KEPT)
+
+    def read(self, head: bytes) -> ResponseHead:
+        """Return what the head says."""
+        lines = head.split(b"\r\n")
+        first = lines[0]
+        status, start, keep_alive = self._starts.get(first) or self._start(first)
+        get = self._lines.get
+        passed: list[bytes] = []
+        length = None
+        chunked = False
+        del lines[0]
+        for line in lines:
+            kind, text, number = get(line) or self._line(line)
+            if kind == PASS:
+                passed.append(text)
+            elif kind == LENGTH:
+                if length is not None:
+                    raise ValueError("more than one Content-Length")
+                length = number
+            elif kind == CLOSE:
+                keep_alive = False
+            elif kind == CHUNKED:
+                if chunked:
+                    raise ValueError("more than one Transfer-Encoding")
+                chunked = True
+        if chunked and length is not None:
+            raise ValueError("both Content-Length and Transfer-Encoding")
+        return ResponseHead(status, start, keep_alive, length, chunked, passed)
+
+    def _start(self, line: bytes) -> tuple[int, bytes, bool]:
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError("the status line is malformed")
+        start = b"HTTP/1.1 %b %b\r\n" % (match[2], match[3] or b"")
+        return self._starts.keep(line, (int(match[2]), start, match[1] == b"1"))
+
+    def _line(self, line: bytes) -> Read:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise ValueError("a header line is malformed")
+        name, value = match[1], match[2]
+        lower = name.lower()
+        if lower == b"x-request-id":
+            return _DROPPED
+        read = _response_field(name, lower, value)
+        if len(line) > _LONGEST_KEPT or lower in _SECRET:
+            return read
+        return self._lines.keep(line, read)
+
+
+_HOP_BY_HOP = frozenset(
+    {b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"http2-settings"}
+)
+
+
+def _response_field(name: bytes, lower: bytes, value: bytes) -> Read:
+    if lower == b"content-length":
+        if _LENGTH.fullmatch(value) is None:
+            raise ValueError("Content-Length is not a number")
+        return LENGTH, b"", int(value)
+    if lower == b"transfer-encoding":
+        if value.lower() != b"chunked":
+            raise ValueError("Transfer-Encoding is not chunked")
+        return CHUNKED, b"", 0
+    if lower == b"connection":
+        return (CLOSE, b"", 0) if b"close" in value.lower() else _DROPPED
+    return _DROPPED if lower in _HOP_BY_HOP else (PASS, b"%b: %b\r\n" % (name, value), 0)
