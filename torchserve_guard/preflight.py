@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from torchserve_guard import archives, scan
 from torchserve_guard.errors import ConfigError, VerificationError
-from torchserve_guard.findings import Report, Severity, Subject
+from torchserve_guard.findings import Finding, Report, Severity, Subject
 from torchserve_guard.settings import LoadItem, Settings
 
 Progress = Callable[[int], None]
@@ -35,7 +36,7 @@ class Preflight:
     models: tuple[Loaded, ...]
 
 
-def preflight(settings: Settings, store: archives.Store, now: float, progress: Progress | None = None) -> Preflight:
+def preflight(settings: Settings, store: archives.Store, now: datetime, progress: Progress | None = None) -> Preflight:
     """Verify, stage and scan. Raises `ConfigError` or `VerificationError`; findings are in the report."""
     items = named(settings)
     scanners = scan.scanners(settings.scanners)
@@ -45,9 +46,14 @@ def preflight(settings: Settings, store: archives.Store, now: float, progress: P
     staged = [store.stage(settings.model_store / entry.name, entry, progress=progress) for entry in entries]
     models = tuple(loaded(one, item) for one, item in zip(staged, items, strict=True))
     verify_distinct(models)
-    found = (finding for one in staged for scanner in scanners for finding in scanner.scan(one.name, one))
+    found = (finding for one in staged for finding in scanned(one, scanners))
     subjects = tuple(Subject(entry.name, entry.sha256, entry.size) for entry in entries)
     return Preflight(Report(str(settings.config), (*settings.findings, *found), subjects), models)
+
+
+def scanned(staged: archives.Staged, scanners: Iterable[scan.Scanner]) -> list[Finding]:
+    """Return what the scanners find in a staged archive."""
+    return [finding for scanner in scanners for finding in scanner.scan(staged.name, staged)]
 
 
 def named(settings: Settings) -> tuple[LoadItem, ...]:
@@ -64,7 +70,7 @@ def _all_names(model_store: Path) -> Iterable[str]:
             yield path.name
 
 
-def entries_of(settings: Settings, items: Iterable[LoadItem], now: float) -> list[archives.SubjectEntry]:
+def entries_of(settings: Settings, items: Iterable[LoadItem], now: datetime) -> list[archives.SubjectEntry]:
     """Return the manifest's entry of each item. Raises one `VerificationError` that names all that have none."""
     manifest = archives.load_manifest(settings.manifest, now)
     found = [(item, manifest.subject(item.archive)) for item in items]

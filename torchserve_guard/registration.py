@@ -7,7 +7,8 @@ would make it run anything else (a URL, a handler or interpreter from the reques
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from torchserve_guard import archives, preflight, scan
@@ -21,20 +22,20 @@ CHOOSERS = {"handler": (), "runtime": ("python",), "s3_sse_kms": ("false",)}
 
 
 class Registration:
-    """Prepares registrations, one at a time. `now` gives seconds since the epoch."""
+    """Prepares registrations, one at a time. `now` gives the time, with its zone."""
 
-    def __init__(self, settings: Settings, store: archives.Store, exposed: Path, now: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, store: archives.Store, exposed: Path, now: Callable[[], datetime]) -> None:
         self._settings = settings
         self._store = store
         self._exposed = exposed
         self._now = now
         self._one_at_a_time = asyncio.Lock()
-        self.digests: dict[str, str] = {}
+        self._shown: dict[str, preflight.Loaded] = {}
 
     def expose(self, model: preflight.Loaded) -> None:
         """Show a staged archive to TorchServe under its own name."""
         archives.expose(model.staged, self._exposed)
-        self.digests[model.item.archive] = model.staged.digest
+        self._shown[model.item.archive] = model
 
     async def prepare(self, operation: Operation) -> Operation:
         """Verify, stage, scan and expose what is to be registered; return what is to be forwarded.
@@ -46,11 +47,21 @@ class Registration:
             await asyncio.to_thread(self._admit, archive)
         return operation
 
+    async def settled(self, operation: Operation, status: int | None) -> None:
+        """Take note of how a change ended."""
+
+    def listed(self) -> tuple[Mapping[str, str], ...]:
+        """Return the archives that TorchServe is shown, with the model that each holds and its digest."""
+        return tuple(
+            {"model": one.model, "version": one.version, "archive": archive, "digest": one.staged.digest}
+            for archive, one in sorted(self._shown.items())
+        )
+
     def _admit(self, archive: str) -> None:
         settings, item = self._settings, LoadItem(archive)
         (entry,) = preflight.entries_of(settings, (item,), self._now())
         staged = self._store.stage(settings.model_store / entry.name, entry)
-        found = [f for scanner in scan.scanners(settings.scanners) for f in scanner.scan(staged.name, staged)]
+        found = preflight.scanned(staged, scan.scanners(settings.scanners))
         serious = [finding for finding in found if finding.severity >= settings.fail_on]
         if serious:
             raise VerificationError(f"`{archive}`: {serious[0].rule}: {serious[0].message}; {serious[0].remedy}")

@@ -24,10 +24,8 @@ class ControlSocket:
 
     def __init__(self, path: Path, status: Callable[[], Status], stop: Callable[[], None]) -> None:
         self.path = path
-        self._routes: dict[tuple[str, str], Callable[[], object]] = {
-            ("GET", "/status"): lambda: status().document(),
-            ("POST", "/stop"): lambda: {"stopping": stop() is None},
-        }
+        self._status = status
+        self._stop = stop
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -55,10 +53,14 @@ class ControlSocket:
         if _peer(connection) not in {0, os.geteuid()}:
             return _rendered(HTTPStatus.FORBIDDEN, {"message": "this socket answers its own user only"})
         method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-        route = self._routes.get((method, rest.partition(" ")[0]))
-        if route is None:
-            return _rendered(HTTPStatus.NOT_FOUND, {"message": "known are GET /status and POST /stop"})
-        return _rendered(HTTPStatus.OK, route())
+        match method, rest.partition(" ")[0]:
+            case "GET", "/status":
+                return _rendered(HTTPStatus.OK, self._status().document())
+            case "POST", "/stop":
+                self._stop()
+                return _rendered(HTTPStatus.OK, {"stopping": True})
+            case _:
+                return _rendered(HTTPStatus.NOT_FOUND, {"message": "known are GET /status and POST /stop"})
 
 
 def _peer(connection: socket.socket) -> int:

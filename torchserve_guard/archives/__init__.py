@@ -10,11 +10,11 @@ from torchserve_guard.archives.inventory import describe
 from torchserve_guard.archives.inventory import found as found_subjects
 from torchserve_guard.archives.inventory import verify as verify_store
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import Manifest, MemberEntry, SubjectEntry
+from torchserve_guard.archives.manifest import Manifest, MemberEntry, SubjectEntry, next_version
 from torchserve_guard.archives.manifest import load as load_manifest
 from torchserve_guard.archives.manifest import parse as parse_manifest
 from torchserve_guard.archives.manifest import render as render_manifest
-from torchserve_guard.archives.store import Staged, Store
+from torchserve_guard.archives.store import Staged, Store, model_of
 
 __all__ = [
     "Limits",
@@ -28,6 +28,8 @@ __all__ = [
     "expose",
     "found_subjects",
     "load_manifest",
+    "model_of",
+    "next_version",
     "parse_manifest",
     "render_manifest",
     "verify_store",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 
 from torchserve_guard.archives import mar, names
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry
+from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry, moment
 from torchserve_guard.archives.reading import digest_of, read_subject, verify_promise
 from torchserve_guard.archives.sources import Progress, open_file
 from torchserve_guard.errors import ConfigError, VerificationError
@@ -34,20 +34,23 @@ def create(
     chosen: Iterable[str] | None,
     *,
     version: int,
-    created: datetime,
-    expires: datetime | None = None,
+    created: float,
+    expires: float | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Return a manifest of these subjects of a model store, or of all that are there."""
+    """Return a manifest of these subjects of a model store, or of all that are there.
+
+    `created` and `expires` are seconds since the epoch.
+    """
     listed = sorted(set(chosen)) if chosen is not None else found(store)
     if not listed:
         raise ConfigError(f"{store}: holds no archives, and an empty manifest permits nothing")
     return Manifest(
         schema=JSON,
         version=version,
-        created=created.replace(microsecond=0),
-        expires=expires.replace(microsecond=0) if expires is not None else None,
+        created=moment(created),
+        expires=moment(expires) if expires is not None else None,
         subjects=tuple(describe(store / name, limits=limits, progress=progress) for name in listed),
     )
 
@@ -57,29 +60,47 @@ def found(store: Path) -> list[str]:
     return sorted((entry.name for entry in _entries(store) if _is_subject(entry)), key=str.encode)
 
 
-def verify(manifest: Manifest, store: Path) -> None:
-    """Return if the model store holds exactly what the manifest lists; raise one error that names all else."""
+def verify(manifest: Manifest, store: Path, *, progress: Progress | None = None) -> None:
+    """Return if the model store holds exactly what the manifest lists; raise one error that names all else.
+
+    Archives are hashed on all cores; `progress` is called by one thread at a time.
+    """
+    progress = _one_at_a_time(progress)
     with ThreadPoolExecutor(os.cpu_count(), "tsguard-verify") as pool:
-        complaints = [why for why in pool.map(lambda subject: _complaint(store, subject), manifest.subjects) if why]
+        complaints = [
+            why for why in pool.map(lambda subject: _complaint(store, subject, progress), manifest.subjects) if why
+        ]
     extra = [entry.name for entry in _entries(store) if _is_loadable(entry) and manifest.subject(entry.name) is None]
     complaints += [f"{store / name}: is not listed in the manifest" for name in sorted(extra)]
     if complaints:
         raise VerificationError("\n".join(complaints))
 
 
-def _complaint(store: Path, subject: SubjectEntry) -> str | None:
+def _complaint(store: Path, subject: SubjectEntry, progress: Progress | None) -> str | None:
     path = store / subject.name
     if not os.path.lexists(path):
         return f"{path}: is missing, and the manifest lists it with sha256 {subject.sha256}"
     try:
         if subject.kind == "directory":
-            read_subject(path, subject)
+            read_subject(path, subject, progress=progress)
         else:
             with open_file(path, str(path)) as file:
-                verify_promise(str(path), subject, digest_of(file), file.size)
+                verify_promise(str(path), subject, digest_of(file, progress), file.size)
     except VerificationError as error:
         return str(error)
     return None
+
+
+def _one_at_a_time(progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    lock = threading.Lock()
+
+    def locked(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return locked
 
 
 def _entries(store: Path) -> list[Path]:

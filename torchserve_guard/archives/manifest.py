@@ -153,15 +153,28 @@ def render(manifest: Manifest) -> bytes:
     return document.render(manifest.model_dump(mode="json", by_alias=True))
 
 
-def load(path: Path, now: datetime) -> Manifest:
-    """Return the manifest in a regular file; raise ConfigError, or VerificationError when it has expired."""
+def load(path: Path, now: float | None) -> Manifest:
+    """Return the manifest in a regular file; raise ConfigError, or VerificationError when it has expired.
+
+    `now` is in seconds since the epoch; None is for who only wants to look at it, expired or not.
+    """
     manifest = parse(_read(path), str(path))
-    if manifest.expires is not None and manifest.expires <= now:
+    if now is not None and manifest.expires is not None and manifest.expires.timestamp() <= now:
         raise VerificationError(
             f"{path}: version {manifest.version} of the manifest expired at {manifest.expires.isoformat()}: "
-            "create and sign a new one, or renew this one with `tsguard manifest create --expires`"
+            "create and sign a new one, or renew this one with `tsguard manifest create --expires-days`"
         )
     return manifest
+
+
+def moment(seconds: float) -> datetime:
+    """Return a time as the manifest spells it: UTC, whole seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC)
+
+
+def next_version(path: Path) -> int:
+    """Return the version for the manifest that will stand in the place of this file; raise ConfigError."""
+    return load(path, None).version + 1 if os.path.lexists(path) else 1
 
 
 def subject_entry(data: bytes, where: str) -> SubjectEntry:

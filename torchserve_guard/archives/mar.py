@@ -76,6 +76,14 @@ def verify(data: bytes, paths: AbstractSet[str], archive: str) -> None:
         )
 
 
+def identity(data: bytes, archive: str) -> tuple[str, str]:
+    """Return the model's name and version, without either of which TorchServe refuses it; raise VerificationError."""
+    model = _parse(data, archive).model
+    if model.modelVersion is None:
+        refuse(archive, MANIFEST, "`modelVersion` is missing: give torch-model-archiver a `--version`")
+    return model.modelName, model.modelVersion
+
+
 def _resolves(handler: str, paths: AbstractSet[str]) -> bool:
     """Whether the worker would import the handler from the archive (ts/model_loader.py, _load_handler_file)."""
     module, _, function = handler.partition(":")

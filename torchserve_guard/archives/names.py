@@ -49,6 +49,12 @@ def fault(path: str) -> str | None:
     return next((why for wrong, why in faults if wrong), None)
 
 
+def parents(path: str) -> list[str]:
+    """Return the directories above a path, each ending in `/`."""
+    parts = path.removesuffix("/").split("/")[:-1]
+    return ["/".join(parts[: depth + 1]) + "/" for depth in range(len(parts))]
+
+
 class Spellings:
     """The names seen so far: each once after NFC and case folding, and nothing both file and directory."""
 

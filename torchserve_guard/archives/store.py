@@ -21,12 +21,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_guard.archives import manifest, trees
+from torchserve_guard.archives import manifest, mar, trees
 from torchserve_guard.archives.lanes import Lane
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
 from torchserve_guard.archives.reading import digest_of, read_subject, verify_promise
-from torchserve_guard.archives.sources import Progress, open_directory, open_file
+from torchserve_guard.archives.sources import Progress, open_directory, open_file, open_member
 from torchserve_guard.errors import ConfigError, GuardError, VerificationError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,6 +47,13 @@ class Staged:
     def paths(self) -> tuple[str, ...]:
         """The paths of the files in the tree."""
         return tuple(member.path for member in self.members if not member.path.endswith("/"))
+
+
+def model_of(staged: Staged) -> tuple[str, str]:
+    """Return the name and the version of the model, as the staged archive's own manifest gives them."""
+    where = str(staged.tree)
+    with open_directory(staged.tree, where) as root, open_member(root, mar.MANIFEST, where) as file:
+        return mar.identity(file.read(0, file.size), staged.name)
 
 
 class Store:
@@ -75,6 +82,10 @@ class Store:
             return self._warm(source, subject, limits, progress) or self._cold(source, subject, limits, progress)
         except OSError as error:
             raise GuardError(f"{source}: cannot be staged in {self._root}: {error.strerror or error}") from error
+
+    def clear(self) -> None:
+        """Remove the whole store: for one that was made to look, not to serve."""
+        trees.remove(self._root)
 
     def _cold(self, source: Path, subject: SubjectEntry, limits: Limits | None, progress: Progress | None) -> Staged:
         """Read the source once, and give the tree that comes of it its name."""

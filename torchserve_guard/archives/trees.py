@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from torchserve_guard.archives.manifest import MemberEntry
-from torchserve_guard.archives.names import MARKER
-from torchserve_guard.archives.reading import digest_of, parents
+from torchserve_guard.archives.names import MARKER, parents
+from torchserve_guard.archives.reading import digest_of
 from torchserve_guard.archives.sources import listing, open_directory, open_member
 from torchserve_guard.errors import GuardError, VerificationError
 

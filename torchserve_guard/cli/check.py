@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +57,7 @@ def check(
     threshold = Severity[fail_on.name] if fail_on is not None else settings.fail_on
     with tempfile.TemporaryDirectory(prefix="tsguard-check-") as folder, Progress(sys.stderr) as progress:
         store = archives.Store(Path(folder) / "store")
-        result = preflight(settings, store, time.time(), progress.advance)
+        result = preflight(settings, store, datetime.now(UTC), progress.advance)
         store.clear()
     text = reporting.FORMATS[form.value](result.report, threshold)
     options.deliver(text, output)

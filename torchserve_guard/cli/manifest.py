@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,6 @@ app = typer.Typer(
 )
 
 NAME = "tsguard-manifest.json"
-DAY = 86400.0
 Store = Annotated[Path, typer.Argument(metavar="MODEL_STORE", help="The folder of the archives.")]
 ManifestFile = Annotated[
     Path | None,
@@ -46,9 +45,9 @@ def create(
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
     path = manifest or model_store / NAME
-    now = time.time()
+    now = datetime.now(UTC)
     version = archives.next_version(path)
-    expires = None if expires_days is None else now + DAY * expires_days
+    expires = None if expires_days is None else now + timedelta(days=expires_days)
     with Progress(sys.stderr) as progress:
         made = archives.create_manifest(
             model_store,
@@ -71,7 +70,7 @@ def verify(model_store: Store, manifest: ManifestFile = None) -> None:
 
     path = manifest or model_store / NAME
     with Progress(sys.stderr) as progress:
-        listed = archives.load_manifest(path, time.time())
+        listed = archives.load_manifest(path, datetime.now(UTC))
         archives.verify_store(listed, model_store, progress=progress.advance)
     typer.echo(f"{path}: version {listed.version}, {len(listed.subjects)} archives, all as listed")
 

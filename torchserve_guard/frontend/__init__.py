@@ -9,8 +9,8 @@ from torchserve_guard.frontend.configuration import PASSED_ON, PINNED, Launch, r
 from torchserve_guard.frontend.environment import build_environment, path_candidates
 from torchserve_guard.frontend.java import Java, find_java, verify_arguments
 from torchserve_guard.frontend.process import Frontend
-from torchserve_guard.frontend.readiness import ExpectedModel, ModelState
 from torchserve_guard.frontend.rundirectory import RunDirectory, Sockets, trusted
+from torchserve_guard.frontend.states import ExpectedModel, ModelState
 from torchserve_guard.frontend.tokens import UpstreamKeys
 from torchserve_guard.frontend.torchserve import TorchServe, find_torchserve, installed, verify_workers
 

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO
 
 KEPT = 1000
@@ -67,7 +67,7 @@ class Output:
 
     def _keep(self, line: bytes) -> None:
         self._lines.append(line[:LONGEST_LINE])
-        if b" MODEL_LOG - " not in line and (b"WORKER_MODEL_LOADED" in line or b"model" in line or b"Retry" in line):
+        if b" MODEL_LOG - " not in line and (_LOADED in line or b"model" in line or b"Retry" in line):
             self._count(line)
 
     def _count(self, line: bytes) -> None:
@@ -95,43 +95,45 @@ def _printable(line: bytes) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-# What an explanation leaves out: frames of Python and of TorchServe itself, down to the next frame or message.
-_MESSAGE = re.compile(r"^.* MODEL_LOG - (.*)$")
-_FRAME = re.compile(r'^\s+File "(.*?)"')
-_FOREIGN = re.compile(r"^<frozen |/lib/python3[^/]*/|/site-packages/|/dist-packages/")
-_TRACE = re.compile(r"^\s+at |^\s*\.\.\. \d+ more")
+# What an explanation leaves out: what every worker says, and the frames of Python and of TorchServe itself.
+_PRINTED = re.compile(r" MODEL_LOG - (.*)$")
+_CHATTER = re.compile(
+    r"s_name_part0=|Listening on |\[PID\]|Python runtime: |Connection accepted: |model_name: .*, batchSize: "
+    r"|Torch worker started\.|Successfully loaded .*\.yaml\.|Backend worker process died\."
+)
+_DATED = re.compile(r"\d{4}-\d\d-\d\d")
+_FRAME = re.compile(r'\s+File "(.*?)"')
+_FOREIGN = re.compile(r"<frozen |/lib/python3[^/]*/|/site-packages/|/dist-packages/")
+_JAVA_FRAME = re.compile(r"\s+at |\s*\.\.\. \d+ more")
 
 
-def explain(lines: tuple[str, ...], about: str, most: int = 24) -> tuple[str, ...]:
+def explain(lines: Iterable[str], about: str, most: int = 16) -> tuple[str, ...]:
     """Return the lines that say why a model did not load.
 
-    `about` is what marks its lines: `-NAME_VERSION` in a worker's thread, or the file in `Failed to load model`.
+    `about` marks them: `-NAME_VERSION` in the name of a worker's thread, or `Failed to load model: FILE`. What the
+    model printed comes before what TorchServe thought of it.
     """
-    said = [_message(line) for line in _own_frames(_about(lines, about))]
-    return tuple(dict.fromkeys(line for line in said if line.strip()))[-most:]
+    mine = _about(lines, about)
+    printed = [found[1] for line in mine if (found := _PRINTED.search(line)) and not _CHATTER.match(found[1])]
+    told = _own_frames(printed) or mine
+    return tuple(dict.fromkeys(line for line in told if line.strip()))[-most:]
 
 
-def _about(lines: tuple[str, ...], about: str) -> list[str]:
+def _about(lines: Iterable[str], about: str) -> list[str]:
     chosen, inside = [], False
     for line in lines:
         # A line without a date continues the one before: an exception under its message.
-        inside = about in line if re.match(r"\d{4}-\d\d-\d\dT", line) else inside and not _TRACE.match(line)
-        if inside and not re.search(r" - (Worker cmdline|Listening on|\[PID\]|s_name_part0|Python runtime)", line):
+        inside = about in line if _DATED.match(line) else inside and not _JAVA_FRAME.match(line)
+        if inside:
             chosen.append(line)
     return chosen
 
 
-def _own_frames(lines: list[str]) -> list[str]:
+def _own_frames(lines: Iterable[str]) -> list[str]:
     kept, foreign = [], False
     for line in lines:
-        text = _message(line)
-        frame = _FRAME.match(text)
-        foreign = bool(_FOREIGN.search(frame[1])) if frame else foreign and text.startswith("    ")
+        frame = _FRAME.match(line)
+        foreign = bool(_FOREIGN.search(frame[1])) if frame else foreign and line.startswith("    ")
         if not foreign:
             kept.append(line)
     return kept
-
-
-def _message(line: str) -> str:
-    found = _MESSAGE.match(line)
-    return found[1] if found else line

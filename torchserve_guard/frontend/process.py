@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from torchserve_guard.errors import FrontendError
 from torchserve_guard.frontend import rundirectory, warden
+from torchserve_guard.frontend.child import exit_of, piped, settled, tied_to
 from torchserve_guard.frontend.configuration import Launch, command, log_configuration, render
 from torchserve_guard.frontend.output import Output
-from torchserve_guard.frontend.readiness import ExpectedModel, Inquirer, ModelState, Readiness, wait_ready
+from torchserve_guard.frontend.readiness import Inquirer, Readiness, wait_ready
 from torchserve_guard.frontend.rundirectory import RunDirectory, Sockets
+from torchserve_guard.frontend.states import ExpectedModel, ModelState
 from torchserve_guard.frontend.tokens import UpstreamKeys, take_keys
+from torchserve_guard.frontend.wardship import Wardship
 
-PR_SET_PDEATHSIG = 1
 UMASK = 0o077
 KEYS_EVERY = 0.01
 GONE_WITHIN = 10.0
-RESPAWN_AFTER = 0.05
-RESPAWN_AT_MOST_AFTER = 5.0
-
-_libc = ctypes.CDLL(None, use_errno=True)
+UNLOCKED_WITHIN = 10.0
+UNLOCKED_EVERY = 0.05
 
 
 class Frontend:
@@ -48,9 +44,10 @@ class Frontend:
         self._keys: UpstreamKeys | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._exit: asyncio.Future[int] | None = None
-        self._warden: Warden | None = None
+        self._warden: Wardship | None = None
         self._output = Output(self._notice)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock: int | None = None
 
     @property
     def sockets(self) -> Sockets:
@@ -94,20 +91,20 @@ class Frontend:
         if threading.current_thread() is not threading.main_thread():
             raise FrontendError("torchserve: must be started from the main thread, whose life the kernel ties it to")
         self._loop = asyncio.get_running_loop()
-        rundirectory.create(self._launch.run)
+        self._lock = await _locked(self._launch.run)
         _verify_launch(self._launch)
-        _write_private(self._launch.run.configuration, render(self._launch))
+        rundirectory.write_private(self._launch.run.configuration, render(self._launch))
         self._output = Output(self._notice)
-        self._warden = Warden(mark_of(self._launch.run))
+        self._warden = Wardship(self._launch.run.mark, self._lock)
         try:
-            self._process = _spawn(self._launch)
+            self._process = _spawned(self._launch)
         except (OSError, subprocess.SubprocessError) as error:
-            self._warden.dismiss()
+            await self._warden.dismiss()
             raise FrontendError(f"torchserve: `{self._launch.java}` cannot be started: {error}") from error
         self._warden.tell(self._process.pid)
-        self._exit = _exit_of(self._process)
+        self._exit = exit_of(self._process)
         for stream, sink in zip((self._process.stdout, self._process.stderr), self._sinks, strict=True):
-            self._output.forward(_piped(stream), sink)
+            self._output.forward(piped(stream), sink)
 
     async def ready(self, expected: tuple[ExpectedModel, ...], deadline: float) -> dict[str, tuple[ModelState, ...]]:
         """Return what TorchServe says of the expected models as soon as all their workers are ready.
@@ -141,16 +138,17 @@ class Frontend:
         if process is None or exit_status is None or self._warden is None:
             return 0
         if not exit_status.done():
-            _signal(process, signal.SIGTERM)
-            await _settled(exit_status, grace)
+            process.send_signal(signal.SIGTERM)
+            await settled(exit_status, grace)
         status = await self._end(process, exit_status)
-        self._warden.dismiss()
+        await self._warden.dismiss()
+        self._release()
         return status
 
     async def _end(self, process: subprocess.Popen[bytes], exit_status: asyncio.Future[int]) -> int:
-        mark = mark_of(self._launch.run)
+        mark = self._launch.run.mark
         gone = await asyncio.to_thread(warden.end, process.pid, mark)
-        await _settled(exit_status, GONE_WITHIN)
+        await settled(exit_status, GONE_WITHIN)
         if not gone or not exit_status.done():
             raise FrontendError(f"torchserve: processes of group {process.pid} do not end, even by SIGKILL")
         # INVARIANT: reaped last; until then the number of the process, and so of its group, cannot be another's.
@@ -176,6 +174,12 @@ class Frontend:
             if self._keys is None:
                 await asyncio.sleep(KEYS_EVERY)
 
+    def _release(self) -> None:
+        if self._lock is not None:
+            rundirectory.clear(self._launch.run)
+            os.close(self._lock)
+            self._lock = None
+
     def _notice(self) -> None:
         # Called by the output's threads, which may outlive the loop by a line.
         with suppress(RuntimeError):
@@ -197,76 +201,18 @@ class Frontend:
         return FrontendError("\n  ".join((f"torchserve: ended with status {status} as it started; it said:", *lines)))
 
 
-class Warden:
-    """The guard's end of the warden: started before TorchServe, and again whenever it dies before it is done."""
-
-    def __init__(self, mark: bytes) -> None:
-        self._mark = mark
-        self._group: int | None = None
-        self._dismissed = False
-        self._deaths = 0
-        self._process = self._spawn()
-
-    @property
-    def pid(self) -> int:
-        """The process number of the present warden."""
-        return self._process.pid
-
-    def tell(self, group: int) -> None:
-        """Say which process group is TorchServe's."""
-        self._group = group
-        self._say(b"group %d\n" % group)
-
-    def dismiss(self) -> None:
-        """Say that there is nothing left to end, and wait for the warden to leave."""
-        if self._dismissed:
-            return
-        self._dismissed = True
-        self._say(b"done\n")
-        with suppress(OSError):
-            _piped(self._process.stdin).close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GONE_WITHIN)
-
-    def _say(self, line: bytes) -> None:
-        # A warden that is gone does not listen: the next one is told when it is started.
-        with suppress(BrokenPipeError):
-            os.write(_piped(self._process.stdin).fileno(), line)
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            (sys.executable, "-I", "-S", str(Path(warden.__file__)), os.fsdecode(self._mark)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-        _exit_of(process).add_done_callback(self._replace)
-        return process
-
-    def _replace(self, gone: asyncio.Future[int]) -> None:
-        if self._dismissed or gone.cancelled():
-            return
-        self._deaths += 1
-        # At once the first time: each moment without a warden is one in which the guard's death leaves TorchServe.
-        pause = min(RESPAWN_AFTER * (self._deaths - 1), RESPAWN_AT_MOST_AFTER)
-        gone.get_loop().call_later(pause, self._respawn)
-
-    def _respawn(self) -> None:
-        if self._dismissed:
-            return
-        with suppress(OSError):
-            _piped(self._process.stdin).close()
-        self._process.wait()
-        self._process = self._spawn()
-        if self._group is not None:
-            self.tell(self._group)
-
-
-def mark_of(run: RunDirectory) -> bytes:
-    """Return the variable that every process of this TorchServe has in its environment (see `environment`)."""
-    return b"TMPDIR=" + os.fsencode(run.temporary)
+async def _locked(run: RunDirectory) -> int:
+    """Lock the run directory; the warden of a guard that died may still be at work in it."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + UNLOCKED_WITHIN
+    while loop.time() < end:
+        try:
+            return rundirectory.create(run)
+        except BlockingIOError:
+            await asyncio.sleep(UNLOCKED_EVERY)
+    raise FrontendError(
+        f"run directory `{run.root}`: another guard runs there; stop it (`tsguard stop`), or set `guard.runtime_dir`"
+    )
 
 
 def _verify_launch(launch: Launch) -> None:
@@ -284,70 +230,6 @@ def _verify_launch(launch: Launch) -> None:
         )
 
 
-def _write_private(path: Path, text: str) -> None:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-    except OSError as error:
-        raise FrontendError(f"torchserve: `{path}` cannot be written: {error.strerror}") from error
-
-
-def _spawn(launch: Launch) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(launch),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(launch.environment),
-        cwd=launch.run.working,
-        umask=UMASK,
-        start_new_session=True,
-        # It runs between fork and exec; it takes no lock and calls the kernel twice.
-        preexec_fn=_tied_to(os.getpid()),  # noqa: PLW1509
-    )
-
-
-def _tied_to(parent: int) -> Callable[[], None]:
-    def tie() -> None:
-        # INVARIANT: asked before the parent is looked at; a parent that died in between would never be noticed.
-        if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent:
-            os._exit(1)
-
-    return tie
-
-
-def _exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
-    """Return a future for the exit status, which leaves the process to be reaped by whoever is done with it.
-
-    A process descriptor is readable when its process has ended (pidfd_open(2)).
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[int] = loop.create_future()
-    handle = os.pidfd_open(process.pid)
-
-    def ended() -> None:
-        loop.remove_reader(handle)
-        result = os.waitid(os.P_PIDFD, handle, os.WEXITED | os.WNOWAIT)
-        os.close(handle)
-        if result is not None and not future.done():
-            # A shell's way of telling a signal, which is also what Java's own handler of SIGTERM gives.
-            killed = result.si_code != os.CLD_EXITED
-            future.set_result(128 + result.si_status if killed else result.si_status)
-
-    loop.add_reader(handle, ended)
-    return future
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        process.send_signal(number)
-
-
-async def _settled(future: asyncio.Future[int], seconds: float) -> None:
-    await asyncio.wait({future}, timeout=seconds)
-
-
 async def _cancelled(task: asyncio.Future[dict[str, tuple[ModelState, ...]]]) -> None:
     task.cancel()
     await asyncio.wait({task})
@@ -359,7 +241,16 @@ def _known(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _piped(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise FrontendError("torchserve: started without its pipes")
-    return stream
+def _spawned(launch: Launch) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(launch),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(launch.environment),
+        cwd=launch.run.working,
+        umask=UMASK,
+        start_new_session=True,
+        # It runs between fork and exec; it takes no lock and calls the kernel twice.
+        preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,6 +63,16 @@ class RunDirectory:
         """The workflow store: empty, and nobody's to fill."""
         return self.root / "workflows"
 
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The directories in it, which are empty before TorchServe starts."""
+        return (self.working, self.temporary, self.workflows)
+
+    @property
+    def mark(self) -> bytes:
+        """The variable that every process of this TorchServe has in its environment, and no other."""
+        return b"TMPDIR=" + os.fsencode(self.temporary)
+
 
 def verify_names(run: RunDirectory) -> None:
     """Return if every socket's name fits and reads as one; raise FrontendError otherwise."""
@@ -78,18 +90,53 @@ def verify_names(run: RunDirectory) -> None:
         )
 
 
-def create(run: RunDirectory) -> None:
-    """Make the run directory and its parts, private and empty; raise FrontendError if they cannot be."""
+def create(run: RunDirectory) -> int:
+    """Make the run directory and its parts, private and empty, and return a descriptor that locks it.
+
+    What another run left is removed. Raises FrontendError if the directory cannot be made, is not ours alone, and
+    BlockingIOError as long as another guard, or the warden of one that died, holds the lock.
+    """
     verify_names(run)
     try:
-        for part in (run.root, run.working, run.temporary, run.workflows):
-            part.mkdir(mode=0o700, parents=part is run.root, exist_ok=True)
-            _verify_private(part)
-        _verify_empty(run)
+        _make(run.root, parents=True)
+        lock = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise FrontendError(
-            f"run directory `{run.root}`: {error.strerror or error}; set `guard.runtime_dir`"
-        ) from error
+        raise _unusable(run, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        clear(run)
+        for part in run.parts:
+            _make(part)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def clear(run: RunDirectory) -> None:
+    """Remove what TorchServe and the guard made in the run directory; the directory itself stays.
+
+    INVARIANT: TorchServe writes key_file.json through a link if there is one, and runs what lies in TMP/models.
+    """
+    sockets = run.sockets
+    try:
+        for part in run.parts:
+            if os.path.lexists(part):
+                _verify_private(part)
+                shutil.rmtree(part)
+        for file in (run.configuration, sockets.inference, sockets.management, sockets.metrics):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(run, error) from error
+
+
+def _make(path: Path, *, parents: bool = False) -> None:
+    path.mkdir(mode=0o700, parents=parents, exist_ok=True)
+    _verify_private(path)
+
+
+def _unusable(run: RunDirectory, error: OSError) -> FrontendError:
+    return FrontendError(f"run directory `{run.root}`: {error.strerror or error}; set `guard.runtime_dir` to another")
 
 
 def _verify_private(path: Path) -> None:
@@ -101,12 +148,14 @@ def _verify_private(path: Path) -> None:
         )
 
 
-def _verify_empty(run: RunDirectory) -> None:
-    # INVARIANT: TorchServe writes key_file.json through a link if there is one, and runs what lies in TMP/models.
-    for part in (run.working, run.temporary, run.workflows):
-        left = next(part.iterdir(), None)
-        if left is not None:
-            raise FrontendError(f"run directory: `{left}` is left from another run; remove `{run.root}`")
+def write_private(path: Path, text: str) -> None:
+    """Write a file that is ours alone; raise FrontendError if it cannot be."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        raise FrontendError(f"run directory: `{path}` cannot be written: {error.strerror}") from error
 
 
 def allows_programs(path: Path) -> bool:

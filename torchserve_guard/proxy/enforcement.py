@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from torchserve_guard.access import (
@@ -164,7 +164,7 @@ class Enforcer:
         try:
             await self._record("outcome", granted, status)
         except Unavailable as error:
-            _LOG.error("the outcome of a request is not on record: %s", error.reason)  # noqa: TRY400 - told whole
+            _LOG.error("the outcome of a request is not on record: %s", error.reason)
         if granted.operation.action.changes:
             await self._settled(granted.operation, status)
 
@@ -222,7 +222,7 @@ class Enforcer:
     async def _rotated(self, granted: Granted) -> Granted:
         kind = _ROTATED.get(granted.operation.parameter("type") or "management")
         if kind is None:
-            raise Forbidden("The key cannot be rotated.", reason="not a kind of key that is rotated", rule="rotate-kind")
+            raise Forbidden("The key cannot be rotated.", reason="no such kind of key", rule="rotate-kind")
         try:
             self._rotate(kind)
         except GuardError as error:

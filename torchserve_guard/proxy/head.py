@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
+from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal, UpstreamFailed
 from torchserve_guard.proxy.limits import Limits
+from torchserve_guard.wire import Listener, parse_answer_head, parse_request_head
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_FIELD = re.compile(rb"(%b):[\t ]*((?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[\t ]*" % _TOKEN)
+# One star on each side of the colon: what could backtrack, a client would make backtrack.
+_FIELD = re.compile(rb"(%b):([\t \x21-\x7e\x80-\xff]*)" % _TOKEN)
 _REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.([01])" % _TOKEN)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 
 _LONGEST_KEPT = 512
 _MOST_KEPT = 1024
@@ -26,7 +27,7 @@ _MOST_KEPT = 1024
 # What a line is, to whoever reads heads. PASS lines go on in their one canonical spelling, DROP lines do not.
 PASS, DROP, HOST, LENGTH, CHUNKED, CLOSE, KEEP_ALIVE, EXPECT, AUTHORIZATION, REQUEST_ID, CONTENT_TYPE = range(11)
 _NEVER_KEPT = frozenset({AUTHORIZATION, REQUEST_ID})
-_SECRET = frozenset({b"cookie", b"set-cookie", b"traceparent", b"tracestate"})
+_NOT_WORTH_KEEPING = frozenset({b"cookie", b"set-cookie", b"proxy-authorization", b"traceparent", b"tracestate"})
 
 Read = tuple[int, bytes, int]
 K = TypeVar("K")
@@ -87,18 +88,19 @@ class ResponseHead(NamedTuple):
 
 
 class RequestReader:
-    """Reads the request heads of one listener. `passes` says which end-to-end headers go upstream, by lower name."""
+    """Reads the request heads of one listener.
 
-    def __init__(
-        self, limits: Limits, passes: Callable[[bytes, bytes], bool], request_id: Callable[[bytes], bool]
-    ) -> None:
+    What one header means, and whether it passes, is `wire`'s to say; here it is seen that each that counts is there
+    once, and that the framing is one.
+    """
+
+    def __init__(self, listener: Listener, limits: Limits) -> None:
+        self._listener = listener
         self._limits = limits
-        self._passes = passes
-        self._well_formed_id = request_id
         self._starts: Kept[bytes, tuple[str, bytes, int]] = Kept(_MOST_KEPT)
         self._lines: Kept[bytes, Read] = Kept(_MOST_KEPT)
 
-    def read(self, head: bytes) -> RequestHead:  # noqa: C901, PLR0912 - one loop over the lines, measured
+    def read(self, head: bytes) -> RequestHead:  # noqa: C901, PLR0912, PLR0915 - one loop over the lines, measured
         """Return what the head says. Raises a `Refusal` when it could be read in two ways, or is none."""
         lines = head.split(b"\r\n")
         first = lines[0]
@@ -181,20 +183,28 @@ class RequestReader:
         match = _FIELD.fullmatch(line)
         if match is None:
             raise BadRequest("A header line is malformed.", rule="proxy.header-line")
-        name, value = match[1], match[2]
+        name, value = match[1], match[2].strip(b" \t")
         lower = name.lower()
         special = _SPECIAL.get(lower)
-        if special is not None:
-            read = special(value)
-        elif lower == b"x-request-id":
-            return (REQUEST_ID, value, 0) if self._well_formed_id(value) else _DROPPED
-        elif lower == b"content-type":
-            read = CONTENT_TYPE, value, int(self._passes(lower, value))
-        else:
-            read = (PASS, b"%b: %b\r\n" % (name, value), 0) if self._passes(lower, value) else _DROPPED
-        if len(line) > _LONGEST_KEPT or read[0] in _NEVER_KEPT or lower in _SECRET:
+        read = special(value) if special else self._meaning(name, lower, value)
+        if len(line) > _LONGEST_KEPT or read[0] in _NEVER_KEPT or lower in _NOT_WORTH_KEEPING:
             return read
         return self._lines.keep(line, read)
+
+    def _meaning(self, name: bytes, lower: bytes, value: bytes) -> Read:
+        alone = [(name, value)] if lower == b"host" else [(b"Host", b""), (name, value)]
+        said = parse_request_head(self._listener, alone)
+        if said.length is not None:
+            return LENGTH, b"", said.length
+        if said.content_type is not None:
+            return CONTENT_TYPE, value, len(said.passing)
+        if said.passing:
+            return PASS, b"%b: %b\r\n" % (name, value), 0
+        if said.chunked:
+            return CHUNKED, b"", 0
+        if said.request_id is not None:
+            return REQUEST_ID, value, 0
+        return (HOST, b"", 0) if lower == b"host" else _DROPPED
 
 
 _BEGINNING = re.compile(rb"%b(?: (?:[\x21-\x7e]+(?: (?:H[\x21-\x7e]*)?)?)?)?\r?\Z" % _TOKEN)
@@ -218,24 +228,6 @@ def _ambiguous(name: str) -> BadRequest:
     return BadRequest(f"More than one {name} header.", rule="proxy.duplicate")
 
 
-def _length(value: bytes) -> Read:
-    if _LENGTH.fullmatch(value) is None:
-        raise BadRequest("Content-Length is not a number.", rule="proxy.framing")
-    return LENGTH, b"", int(value)
-
-
-def _encoding(value: bytes) -> Read:
-    if value.lower() != b"chunked":
-        raise BadRequest("Transfer-Encoding is not chunked.", rule="proxy.framing")
-    return CHUNKED, b"", 0
-
-
-def _host(value: bytes) -> Read:
-    if not value or b" " in value or b"," in value:
-        raise BadRequest("The Host header is malformed.", rule="proxy.host")
-    return HOST, b"", 0
-
-
 def _connection(value: bytes) -> Read:
     """Read the connection options; one that names an end-to-end header would have it removed (RFC 9110 7.6.1)."""
     options = {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
@@ -256,24 +248,12 @@ def _upgrade(_value: bytes) -> Read:
     raise BadRequest("Upgrades are not supported.", rule="proxy.upgrade")
 
 
-def _dropped(_value: bytes) -> Read:
-    return _DROPPED
-
-
 _SPECIAL: Mapping[bytes, Callable[[bytes], Read]] = {
-    b"host": _host,
-    b"content-length": _length,
-    b"transfer-encoding": _encoding,
     b"connection": _connection,
     b"expect": _expect,
     b"upgrade": _upgrade,
     b"http2-settings": _upgrade,
     b"authorization": lambda value: (AUTHORIZATION, value, 0),
-    b"proxy-authorization": _dropped,
-    b"proxy-connection": _dropped,
-    b"keep-alive": _dropped,
-    b"te": _dropped,
-    b"trailer": _dropped,
 }
 
 
@@ -323,30 +303,25 @@ class ResponseReader:
         match = _FIELD.fullmatch(line)
         if match is None:
             raise ValueError("a header line is malformed")
-        name, value = match[1], match[2]
+        name, value = match[1], match[2].strip(b" \t")
         lower = name.lower()
         if lower == b"x-request-id":
             return _DROPPED
         read = _response_field(name, lower, value)
-        if len(line) > _LONGEST_KEPT or lower in _SECRET:
+        if len(line) > _LONGEST_KEPT or lower in _NOT_WORTH_KEEPING:
             return read
         return self._lines.keep(line, read)
 
 
-_HOP_BY_HOP = frozenset(
-    {b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"http2-settings"}
-)
-
-
 def _response_field(name: bytes, lower: bytes, value: bytes) -> Read:
-    if lower == b"content-length":
-        if _LENGTH.fullmatch(value) is None:
-            raise ValueError("Content-Length is not a number")
-        return LENGTH, b"", int(value)
-    if lower == b"transfer-encoding":
-        if value.lower() != b"chunked":
-            raise ValueError("Transfer-Encoding is not chunked")
-        return CHUNKED, b"", 0
     if lower == b"connection":
         return (CLOSE, b"", 0) if b"close" in value.lower() else _DROPPED
-    return _DROPPED if lower in _HOP_BY_HOP else (PASS, b"%b: %b\r\n" % (name, value), 0)
+    try:
+        said = parse_answer_head([(name, value)])
+    except UpstreamFailed as error:
+        raise ValueError(error.reason) from error
+    if said.length is not None:
+        return LENGTH, b"", said.length
+    if said.chunked:
+        return CHUNKED, b"", 0
+    return (PASS, b"%b: %b\r\n" % (name, value), 0) if said.passing else _DROPPED

@@ -31,7 +31,7 @@ class Asker(Protocol):
     def answer_whole(self, head: ResponseHead, body: bytes) -> None:
         """Take a whole answer at once."""
 
-    def answer_begun(self, head: ResponseHead, *, has_body: bool) -> None:
+    def answer_begun(self, head: ResponseHead) -> None:
         """Take the head of an answer whose body follows in pieces."""
 
     def answer_piece(self, payload: bytes) -> None:
@@ -179,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._state, self._left = _LENGTH, head.length
         else:
             self._state, self._keep_alive = _TO_THE_END, False
-        asker.answer_begun(head, has_body=True)
+        asker.answer_begun(head)
         if rest and self._asker is asker:
             self._read_body(asker, rest)
 
@@ -222,7 +222,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Read what had come before the write failed."""
         with socket.socket(fileno=self._spare) as spare:
             self._spare = -1
-            spare.setblocking(False)
+            spare.settimeout(0)
             try:
                 data = spare.recv(_SALVAGED)
             except OSError:

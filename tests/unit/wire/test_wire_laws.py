@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given, reject, settings
 from hypothesis import strategies as st
 
 from torchserve_guard.access import CHANGES, Action
@@ -106,7 +106,8 @@ def stock(listener: Listener, method: str, target: bytes) -> Reading:
     return stock_management(method, segments, pairs)
 
 
-def stock_inference(method: str, s: list[str], pairs: list[tuple[str, str]]) -> Reading:
+# One list of steps in the order of InferenceRequestHandler, so that the two can be compared line by line.
+def stock_inference(method: str, s: list[str], pairs: list[tuple[str, str]]) -> Reading:  # noqa: C901, PLR0911, PLR0912
     def run(action: str, name: str | None, version: str | None = None, rest: list[str] | None = None) -> Reading:
         return Reading("describe-api" if method == "OPTIONS" else action, name, version, tuple(rest or ()))
 
@@ -210,7 +211,9 @@ REST = st.text(
     st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\\"), min_size=1, max_size=8
 ).filter(lambda segment: segment not in {".", ".."})
 FREE = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=8)
-TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20) | st.just("https://h/token?a=b")
+TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20) | st.just(
+    "https://h/token?a=b"
+)
 
 
 def values(parameter):
@@ -263,17 +266,93 @@ def requests(draw):
     if segments and draw(st.booleans()):
         target += b"/"
     query = b"&".join(
-        [draw(spellings(name, unescaped=PLAIN)) + b"=" + draw(spellings(value, unescaped=PLAIN)) for name, value in pairs]
+        [
+            draw(spellings(name, unescaped=PLAIN)) + b"=" + draw(spellings(value, unescaped=PLAIN))
+            for name, value in pairs
+        ]
     )
     return listener, method, target + (b"?" + query if query else b""), route, pairs
 
 
-SCRAPS = [b"/", b"//", b"%2f", b"%2F", b"%5c", b"\\", b".", b"..", b"/../", b"/./", b"%2e", b"%2e%2e", b";", b"%3b", b"#"]
-SCRAPS += [b"?", b"&", b"=", b"%", b"%25", b"%256d", b"%00", b"\0", b" ", b"\t", b"\x0b", b"\x0c", b"\r", b"\n", b"%0d%0a"]
-SCRAPS += [b"+", b"%20", b"\xc3\xa4", b"%c3%a4", b"%c1%ad", b"%e2%80%a8", b"http://h", b"http:", b"x", b"@", b"*", b":", b"'"]
-SCRAPS += [b"/token", b"models", b"/models", b"/all", b"/set-default", b"set%2ddefault", b"/predict", b":predict", b"/infer"]
-SCRAPS += [b"/versions", b"/invoke", b"min_worker=0", b"m%69n_worker=0", b"model_version=2", b"model_name=b", b"?x=/token"]
-SCRAPS += [b"url=x.mar", b"/ping", b"/predictions", b"/workflows", b"/api-description", b"/metrics", b"/v1", b"/v2/models"]
+SCRAPS = [
+    b"/",
+    b"//",
+    b"%2f",
+    b"%2F",
+    b"%5c",
+    b"\\",
+    b".",
+    b"..",
+    b"/../",
+    b"/./",
+    b"%2e",
+    b"%2e%2e",
+    b";",
+    b"%3b",
+    b"#",
+]
+SCRAPS += [
+    b"?",
+    b"&",
+    b"=",
+    b"%",
+    b"%25",
+    b"%256d",
+    b"%00",
+    b"\0",
+    b" ",
+    b"\t",
+    b"\x0b",
+    b"\x0c",
+    b"\r",
+    b"\n",
+    b"%0d%0a",
+]
+SCRAPS += [
+    b"+",
+    b"%20",
+    b"\xc3\xa4",
+    b"%c3%a4",
+    b"%c1%ad",
+    b"%e2%80%a8",
+    b"http://h",
+    b"http:",
+    b"x",
+    b"@",
+    b"*",
+    b":",
+    b"'",
+]
+SCRAPS += [
+    b"/token",
+    b"models",
+    b"/models",
+    b"/all",
+    b"/set-default",
+    b"set%2ddefault",
+    b"/predict",
+    b":predict",
+    b"/infer",
+]
+SCRAPS += [
+    b"/versions",
+    b"/invoke",
+    b"min_worker=0",
+    b"m%69n_worker=0",
+    b"model_version=2",
+    b"model_name=b",
+    b"?x=/token",
+]
+SCRAPS += [
+    b"url=x.mar",
+    b"/ping",
+    b"/predictions",
+    b"/workflows",
+    b"/api-description",
+    b"/metrics",
+    b"/v1",
+    b"/v2/models",
+]
 SEEDS = sorted({row[2].encode("latin-1") for row in ROWS})
 
 
@@ -288,7 +367,11 @@ def mutated(draw):
             case 2:
                 target = target[:start] + target[start + draw(st.integers(1, 4)) :]
             case 3:
-                target = target[:start] + b"".join(b"%%%02x" % byte for byte in target[start : start + 1]) + target[start + 1 :]
+                target = (
+                    target[:start]
+                    + b"".join(b"%%%02x" % byte for byte in target[start : start + 1])
+                    + target[start + 1 :]
+                )
             case 4:
                 target = target[:start] + target[start : start + 1].swapcase() + target[start + 1 :]
     return target
@@ -297,7 +380,7 @@ def mutated(draw):
 # --- the laws -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(requests())
 def test_every_spelling_of_a_request_is_one_operation_with_one_rendering(request_):
     listener, method, target, route, pairs = request_
@@ -305,7 +388,7 @@ def test_every_spelling_of_a_request_is_one_operation_with_one_rendering(request
     try:
         operation = classify(listener, method, target)
     except (NotFound, MethodNotAllowed):  # `/models/predict`, `/models/x/all`: a name made it another path
-        assume(False)
+        reject()
     rendered = render(operation)
     assert classify(listener, *rendered) == operation
     assert rendered[0] == method
@@ -335,7 +418,7 @@ def agreed(listener, method, target):
     return operation
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.sampled_from(Listener), st.sampled_from(METHODS), mutated())
 @example(Listener.MANAGEMENT, "PUT", b"x/models/plain")
 @example(Listener.MANAGEMENT, "PUT", b"%00/models/plain")
@@ -379,8 +462,18 @@ def test_the_oracle_knows_every_variant_that_was_seen_to_reach_models_in_stock()
 
 @pytest.mark.parametrize(
     "target",
-    [b"//models", b"//models/plain", b"/%2fmodels/plain", b"/./models/plain", b"/MODELS/plain", b"/models;x=1/plain"]
-    + [b"/models\\plain", b"http://h/models/plain", b"/%256dodels", b"/%c1%adodels"],
+    [
+        b"//models",
+        b"//models/plain",
+        b"/%2fmodels/plain",
+        b"/./models/plain",
+        b"/MODELS/plain",
+        b"/models;x=1/plain",
+        b"/models\\plain",
+        b"http://h/models/plain",
+        b"/%256dodels",
+        b"/%c1%adodels",
+    ],
 )
 def test_the_oracle_knows_what_was_seen_not_to_reach_models_in_stock(target):
     with pytest.raises(StockRefuses):
@@ -389,7 +482,11 @@ def test_the_oracle_knows_what_was_seen_not_to_reach_models_in_stock(target):
 
 @pytest.mark.parametrize("listener", Listener)
 def test_a_target_that_would_outgrow_the_request_line_when_rendered_is_refused(listener):
-    path = {Listener.INFERENCE: b"/ping?x=", Listener.MANAGEMENT: b"/models?url=", Listener.METRICS: b"/metrics?name[]="}
+    path = {
+        Listener.INFERENCE: b"/ping?x=",
+        Listener.MANAGEMENT: b"/models?url=",
+        Listener.METRICS: b"/metrics?name[]=",
+    }
     method = "POST" if listener is Listener.MANAGEMENT else "GET"
     assert classify(listener, method, path[listener] + b"[" * 1000)
     with pytest.raises(BadRequest):

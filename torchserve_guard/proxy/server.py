@@ -1,0 +1,167 @@
+"""The door: the listeners that clients know, open or closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torchserve_guard.errors import ConfigError
+from torchserve_guard.proxy.address import Address
+from torchserve_guard.proxy.client import ClientConnection
+from torchserve_guard.proxy.crowd import Crowd
+from torchserve_guard.proxy.enforcement import Enforcer
+from torchserve_guard.proxy.limits import Limits
+from torchserve_guard.proxy.passage import Counts, Passage
+from torchserve_guard.proxy.upstream import Upstream
+from torchserve_guard.wire import Listener
+
+_BACKLOG = 1024
+_SWEEP_S = 1.0
+_LAST_WORDS_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpec:
+    """One listener: `address` and `upstream` are `http://HOST:PORT` or `unix:PATH`.
+
+    `token_line` is the whole header line that TorchServe asks for, without its line end, or empty.
+    """
+
+    address: str
+    upstream: str
+    token_line: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the door has seen so far, and what goes on in it."""
+
+    connections: int
+    in_flight: int
+    served: int
+    refused: int
+    upstream_failures: int
+    upstream_connections: int
+
+
+class Door:
+    """The listeners of one guard. Nothing listens before `open`, nothing is in flight after `close`."""
+
+    def __init__(self, listeners: Mapping[Listener, ListenerSpec], enforcer: Enforcer, limits: Limits) -> None:
+        self._counts = Counts()
+        self._crowd = Crowd()
+        self._addresses = {listener: Address.parse(spec.address) for listener, spec in listeners.items()}
+        self._passages = {
+            listener: self._passage(listener, spec, enforcer, limits) for listener, spec in listeners.items()
+        }
+        self._servers: list[asyncio.AbstractServer] = []
+        self._sockets: list[tuple[Path, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def _passage(self, listener: Listener, spec: ListenerSpec, enforcer: Enforcer, limits: Limits) -> Passage:
+        lines = [b"Host: localhost", *([spec.token_line] if spec.token_line else [])]
+        credentials = b"".join(line + b"\r\n" for line in lines)
+        upstream = Upstream(Address.parse(spec.upstream), limits)
+        return Passage(
+            listener=listener,
+            upstream=upstream,
+            credentials=credentials,
+            enforcer=enforcer,
+            limits=limits,
+            counts=self._counts,
+            crowd=self._crowd,
+        )
+
+    async def open(self) -> None:
+        """Listen on every address, or on none. Raises `ConfigError`."""
+        try:
+            for listener, address in self._addresses.items():
+                await self._listen(listener, address)
+        except BaseException:
+            await self.close(0)
+            raise
+        self._sweep()
+
+    async def _listen(self, listener: Listener, address: Address) -> None:
+        loop = asyncio.get_running_loop()
+        passage = self._passages[listener]
+        _verify_free(listener, address)
+        try:
+            server = await address.listen(loop, lambda: ClientConnection(passage, loop), _BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"{listener.value}_address `{address}`: cannot listen there ({error.strerror or error}); "
+                "free the address or configure another"
+            ) from error
+        self._servers.append(server)
+        self._remember(address)
+
+    def _remember(self, address: Address) -> None:
+        if address.path is not None:
+            path = Path(address.path)
+            self._sockets.append((path, path.lstat().st_ino))
+
+    async def close(self, grace: float) -> None:
+        """Accept no more, let what is in flight end for at most `grace` seconds, then cut."""
+        for passage in self._passages.values():
+            passage.closing = True
+        for server in self._servers:
+            server.close()
+        self._remove_sockets()
+        for connection in tuple(self._crowd.connections):
+            connection.drain()
+        await self._crowd.gone(grace)
+        await self._cut()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _cut(self) -> None:
+        """End everything at once; tasks get a moment to record that."""
+        for connection in tuple(self._crowd.connections):
+            connection.cut()
+        for passage in self._passages.values():
+            passage.upstream.cut()
+        await self._crowd.gone(_LAST_WORDS_S)
+        for task in tuple(self._crowd.tasks):
+            task.cancel()
+        await asyncio.gather(*self._crowd.tasks, return_exceptions=True)
+
+    def stats(self) -> Stats:
+        """Return a snapshot."""
+        return Stats(
+            connections=len(self._crowd.connections),
+            in_flight=sum(connection.busy for connection in self._crowd.connections),
+            served=self._counts.served,
+            refused=self._counts.refused,
+            upstream_failures=self._counts.upstream_failures,
+            upstream_connections=sum(len(passage.upstream.opened) for passage in self._passages.values()),
+        )
+
+    def _sweep(self) -> None:
+        """Once a second, one pass over all connections: cheaper than a timer for each request."""
+        for passage in self._passages.values():
+            passage.tick += 1
+        for connection in tuple(self._crowd.connections):
+            connection.sweep()
+        self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def _remove_sockets(self) -> None:
+        """Remove the socket files that are still ours."""
+        for path, inode in self._sockets:
+            if os.path.lexists(path) and path.lstat().st_ino == inode:
+                path.unlink()
+        self._sockets.clear()
+
+
+def _verify_free(listener: Listener, address: Address) -> None:
+    """Return if nothing but an old socket is at the path: what else is there is not ours to delete (hazard H45)."""
+    if address.path is None or not os.path.lexists(address.path):
+        return
+    if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+        raise ConfigError(
+            f"{listener.value}_address `{address}`: something else is at this path; remove it or configure another"
+        )
