@@ -48,9 +48,9 @@ def free_ports(count: int) -> list[int]:
 
 def java_home() -> str:
     """The Java that a stock server is started with: the same choice as the guard makes."""
-    from torchserve_guard.frontend import java
+    from torchserve_guard.frontend import find_java
 
-    return str(java.find(os.environ).path.parent.parent)
+    return str(find_java(os.environ).path.parent.parent)
 
 
 @dataclass

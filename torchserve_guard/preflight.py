@@ -47,7 +47,7 @@ def preflight(settings: Settings, store: archives.Store, now: datetime, progress
     models = tuple(loaded(one, item) for one, item in zip(staged, items, strict=True))
     verify_distinct(models)
     found = (finding for one in staged for finding in scanned(one, scanners))
-    subjects = tuple(Subject(entry.name, entry.sha256, entry.size) for entry in entries)
+    subjects = tuple(Subject(one.name, one.digest, one.size) for one in staged)
     return Preflight(Report(str(settings.config), (*settings.findings, *found), subjects), models)
 
 

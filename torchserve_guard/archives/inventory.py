@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 from torchserve_guard.archives import mar, names
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry, moment
+from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry
 from torchserve_guard.archives.reading import digest_of, read_subject, verify_promise
 from torchserve_guard.archives.sources import Progress, open_file
 from torchserve_guard.errors import ConfigError, VerificationError
@@ -34,23 +35,20 @@ def create(
     chosen: Iterable[str] | None,
     *,
     version: int,
-    created: float,
-    expires: float | None = None,
+    created: datetime,
+    expires: datetime | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Return a manifest of these subjects of a model store, or of all that are there.
-
-    `created` and `expires` are seconds since the epoch.
-    """
+    """Return a manifest of these subjects of a model store, or of all that are there; times have their zone."""
     listed = sorted(set(chosen)) if chosen is not None else found(store)
     if not listed:
         raise ConfigError(f"{store}: holds no archives, and an empty manifest permits nothing")
     return Manifest(
         schema=JSON,
         version=version,
-        created=moment(created),
-        expires=moment(expires) if expires is not None else None,
+        created=created.replace(microsecond=0),
+        expires=expires.replace(microsecond=0) if expires is not None else None,
         subjects=tuple(describe(store / name, limits=limits, progress=progress) for name in listed),
     )
 
@@ -67,9 +65,8 @@ def verify(manifest: Manifest, store: Path, *, progress: Progress | None = None)
     """
     progress = _one_at_a_time(progress)
     with ThreadPoolExecutor(os.cpu_count(), "tsguard-verify") as pool:
-        complaints = [
-            why for why in pool.map(lambda subject: _complaint(store, subject, progress), manifest.subjects) if why
-        ]
+        found_out = pool.map(lambda subject: _complaint(store, subject, progress), manifest.subjects)
+        complaints = [why for why in found_out if why is not None]
     extra = [entry.name for entry in _entries(store) if _is_loadable(entry) and manifest.subject(entry.name) is None]
     complaints += [f"{store / name}: is not listed in the manifest" for name in sorted(extra)]
     if complaints:

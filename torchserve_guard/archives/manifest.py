@@ -39,9 +39,9 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def _moment(value: object) -> object:
-    if not isinstance(value, str):
+    if isinstance(value, datetime):
         return value
-    if _TIME.fullmatch(value) is None:
+    if not isinstance(value, str) or _TIME.fullmatch(value) is None:
         raise ValueError("is not a time like `2030-01-31T12:00:00Z`")
     return datetime.fromisoformat(value)
 
@@ -153,23 +153,18 @@ def render(manifest: Manifest) -> bytes:
     return document.render(manifest.model_dump(mode="json", by_alias=True))
 
 
-def load(path: Path, now: float | None) -> Manifest:
+def load(path: Path, now: datetime | None) -> Manifest:
     """Return the manifest in a regular file; raise ConfigError, or VerificationError when it has expired.
 
-    `now` is in seconds since the epoch; None is for who only wants to look at it, expired or not.
+    `now` has its time zone; None is for who only wants to look at it, expired or not.
     """
     manifest = parse(_read(path), str(path))
-    if now is not None and manifest.expires is not None and manifest.expires.timestamp() <= now:
+    if now is not None and manifest.expires is not None and manifest.expires <= now:
         raise VerificationError(
             f"{path}: version {manifest.version} of the manifest expired at {manifest.expires.isoformat()}: "
             "create and sign a new one, or renew this one with `tsguard manifest create --expires-days`"
         )
     return manifest
-
-
-def moment(seconds: float) -> datetime:
-    """Return a time as the manifest spells it: UTC, whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC)
 
 
 def next_version(path: Path) -> int:
@@ -225,10 +220,13 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path}: there is no manifest: write one with `tsguard manifest create`") from error
     except OSError as error:
         raise ConfigError(f"{path}: the manifest cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{path}: the manifest is not a regular file")
         if status.st_size > LARGEST:
             raise ConfigError(f"{path}: is larger than {LARGEST} bytes, which no manifest is")
-        return file.read(LARGEST + 1)
+        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor, not a path
+            return file.read(LARGEST + 1)
+    finally:
+        os.close(descriptor)

@@ -16,7 +16,7 @@ from torchserve_guard.archives.container import Table, read_table
 from torchserve_guard.archives.lanes import Belt, Lane
 from torchserve_guard.archives.ledger import Ledger, differences
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import SubjectEntry
+from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
 from torchserve_guard.archives.passage import Sink, Tape, walk
 from torchserve_guard.archives.refusal import refuse
 from torchserve_guard.archives.sources import Progress, Source, listing, open_directory, open_file, open_member
@@ -75,8 +75,8 @@ def verify_promise(where: str, promised: SubjectEntry, digest: str, size: int, c
         return
     raise VerificationError(
         f"{where}: is not what the manifest lists as `{promised.name}`: expected sha256 "
-        f"{promised.sha256} ({_bytes(promised.size)}), found {digest} ({_bytes(size)}): restore it, or list the new one "
-        "with `tsguard manifest create`"
+        f"{promised.sha256} ({_bytes(promised.size)}), found {digest} ({_bytes(size)}): restore it, "
+        "or list the new one with `tsguard manifest create`"
     ) from cause
 
 

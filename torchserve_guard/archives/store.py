@@ -155,6 +155,9 @@ class Store:
         """Remove what nobody is making any more: a lock ends with the process that held it."""
         with _locked(self._root):
             for leftover in (self._root / "staging").iterdir():
+                if leftover.is_symlink() or not leftover.is_dir():
+                    leftover.unlink()
+                    continue
                 with _abandoned(leftover) as abandoned:
                     if abandoned:
                         trees.remove(leftover)

@@ -119,6 +119,11 @@ def explain(lines: Iterable[str], about: str, most: int = 16) -> tuple[str, ...]
     return tuple(dict.fromkeys(line for line in told if line.strip()))[-most:]
 
 
+def last_words(lines: Iterable[str], most: int = 12) -> tuple[str, ...]:
+    """Return the last lines that are more than places in TorchServe's code."""
+    return tuple(line for line in lines if line.strip() and not _JAVA_FRAME.match(line))[-most:]
+
+
 def _about(lines: Iterable[str], about: str) -> list[str]:
     chosen, inside = [], False
     for line in lines:

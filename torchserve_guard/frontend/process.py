@@ -15,7 +15,7 @@ from torchserve_guard.errors import FrontendError
 from torchserve_guard.frontend import rundirectory, warden
 from torchserve_guard.frontend.child import exit_of, piped, settled, tied_to
 from torchserve_guard.frontend.configuration import Launch, command, log_configuration, render
-from torchserve_guard.frontend.output import Output
+from torchserve_guard.frontend.output import Output, last_words
 from torchserve_guard.frontend.readiness import Inquirer, Readiness, wait_ready
 from torchserve_guard.frontend.rundirectory import RunDirectory, Sockets
 from torchserve_guard.frontend.states import ExpectedModel, ModelState
@@ -92,19 +92,33 @@ class Frontend:
             raise FrontendError("torchserve: must be started from the main thread, whose life the kernel ties it to")
         self._loop = asyncio.get_running_loop()
         self._lock = await _locked(self._launch.run)
+        try:
+            self._begin(self._lock)
+        except BaseException:
+            await self._abandon()
+            raise
+
+    def _begin(self, lock: int) -> None:
         _verify_launch(self._launch)
         rundirectory.write_private(self._launch.run.configuration, render(self._launch))
-        self._output = Output(self._notice)
-        self._warden = Wardship(self._launch.run.mark, self._lock)
+        # The warden comes first: there is no moment in which TorchServe runs and nobody watches the guard.
+        self._warden = Wardship(self._launch.run.mark, lock)
         try:
             self._process = _spawned(self._launch)
         except (OSError, subprocess.SubprocessError) as error:
-            await self._warden.dismiss()
             raise FrontendError(f"torchserve: `{self._launch.java}` cannot be started: {error}") from error
         self._warden.tell(self._process.pid)
         self._exit = exit_of(self._process)
         for stream, sink in zip((self._process.stdout, self._process.stderr), self._sinks, strict=True):
             self._output.forward(piped(stream), sink)
+
+    async def _abandon(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._warden is not None:
+            await self._warden.dismiss()
+        self._release()
 
     async def ready(self, expected: tuple[ExpectedModel, ...], deadline: float) -> dict[str, tuple[ModelState, ...]]:
         """Return what TorchServe says of the expected models as soon as all their workers are ready.
@@ -176,7 +190,9 @@ class Frontend:
 
     def _release(self) -> None:
         if self._lock is not None:
-            rundirectory.clear(self._launch.run)
+            # What cannot be removed is the next start's complaint; TorchServe has ended all the same.
+            with suppress(FrontendError):
+                rundirectory.clear(self._launch.run)
             os.close(self._lock)
             self._lock = None
 
@@ -197,7 +213,7 @@ class Frontend:
 
     async def _death(self, status: int) -> FrontendError:
         await asyncio.to_thread(self._output.finished, 1.0)
-        lines = self._output.tail()[-24:] or ("(nothing)",)
+        lines = last_words(self._output.tail()) or ("(nothing)",)
         return FrontendError("\n  ".join((f"torchserve: ended with status {status} as it started; it said:", *lines)))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from torchserve_guard.errors import FrontendError
-from torchserve_guard.frontend.output import Output, explain
+from torchserve_guard.frontend.output import Output, explain, last_words
 from torchserve_guard.frontend.states import ExpectedModel, ModelState, parse_states
 from torchserve_guard.unix_http import Response, request
 
@@ -97,7 +97,7 @@ class Readiness:
 
     def _failed(self, what: str, about: str) -> FrontendError:
         lines = self.output.tail()
-        said = explain(lines, about) or lines[-12:]
+        said = explain(lines, about) or last_words(lines)
         return FrontendError("\n  ".join((f"torchserve: {what}; its log says:", *(said or ("(nothing)",)))))
 
 

@@ -37,7 +37,7 @@ class RequestTimeout(Refusal):
     kind = "RequestTimeoutException"
 
 
-def connection_line(minor: int, *, close: bool) -> bytes:
+def connection_line(minor: int, close: bool) -> bytes:  # noqa: FBT001 - hot
     """Return the line that says whether the connection stays, where the version does not say it itself."""
     if close:
         return b"Connection: close\r\n"
@@ -51,7 +51,7 @@ def begun(head: ResponseHead, request_id: bytes, framing: bytes, connection: byt
     )
 
 
-def whole(head: ResponseHead, request_id: bytes, connection: bytes, body: bytes, *, head_only: bool) -> bytes:
+def whole(head: ResponseHead, request_id: bytes, connection: bytes, body: bytes, head_only: bool) -> bytes:  # noqa: FBT001
     """Return an answer of TorchServe's that came at once."""
     if head.status in _BODILESS:
         framing = b""

@@ -17,7 +17,7 @@ from torchserve_guard.errors import BadRequest, Refusal, TooLarge, Unavailable, 
 from torchserve_guard.proxy import answer
 from torchserve_guard.proxy.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from torchserve_guard.proxy.enforcement import Asked, Granted, Understood
-from torchserve_guard.proxy.head import RequestHead, ResponseHead
+from torchserve_guard.proxy.head import NO_REQUEST, RequestHead, ResponseHead
 from torchserve_guard.proxy.passage import Passage
 from torchserve_guard.proxy.upstream import WRITE_BUFFER, UpstreamConnection
 from torchserve_guard.wire import is_json
@@ -35,9 +35,9 @@ class ClientConnection(asyncio.Protocol):
     """One connection from a client."""
 
     __slots__ = (
-        "_begun", "_buffer", "_chunks", "_collected", "_decoder", "_gone", "_granted", "_left", "_loop", "_outgoing",
-        "_passage", "_peer", "_pending", "_prefix", "_received", "_request", "_request_id", "_served", "_since",
-        "_state", "_taken", "_transport", "_understood", "_upstream", "_waiter", "_write_paused",
+        "_begun", "_buffer", "_chunks", "_collected", "_decoder", "_gone", "_granted", "_known", "_left", "_loop",
+        "_outgoing", "_passage", "_peer", "_pending", "_prefix", "_received", "_request", "_request_id", "_served", "_since",
+        "_state", "_status", "_taken", "_transport", "_understood", "_upstream", "_waiter", "_write_paused",
     )  # fmt: skip
 
     def __init__(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> None:
@@ -53,7 +53,8 @@ class ClientConnection(asyncio.Protocol):
         self._taken = 0  # bytes in the write buffer at the last sweep
         self._write_paused = False
         self._gone = False
-        self._request: RequestHead | None = None
+        self._request = NO_REQUEST
+        self._known: tuple[bytes, RequestHead, Understood] | None = None
         self._request_id = b""
         self._understood: Understood | None = None
         self._decoder: ChunkDecoder | None = None
@@ -65,6 +66,7 @@ class ClientConnection(asyncio.Protocol):
         self._upstream: UpstreamConnection | None = None
         self._begun = False
         self._chunks = False
+        self._status = 0
         self._granted: Granted | None = None
         self._waiter: asyncio.Future[int | None] | None = None
 
@@ -117,7 +119,7 @@ class ClientConnection(asyncio.Protocol):
             fresh = bool(self._buffer) or not self._served
             if waited > (limits.head_time if fresh else limits.idle_time):
                 self._late()
-        elif self._state == _LINGER:
+        elif self._state == _LINGER and not self._transport.get_write_buffer_size():
             if waited > limits.linger_time:
                 self._transport.abort()
         elif self._state in (_COLLECT, _STREAM) and not self._write_paused:
@@ -127,7 +129,7 @@ class ClientConnection(asyncio.Protocol):
             if limits.answer_time is not None and waited > limits.answer_time and self._upstream is not None:
                 self._part(clean=False)
                 self.upstream_failed("it took too long", untouched=False)
-        elif self._write_paused or self._state == _CLOSING:
+        elif self._write_paused or self._state in (_LINGER, _CLOSING):
             self._sweep_writing(waited)
 
     def _sweep_writing(self, waited: int) -> None:
@@ -160,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
         if self._upstream is not None:
             self._part(clean=False)
             self._settle(None)
-        if not self._gone and (self._state == _CLOSING or not self._transport.is_closing()):
+        if not self._gone and (self._state in (_LINGER, _CLOSING) or not self._transport.is_closing()):
             _reset_on_close(self._transport)
             self._transport.abort()
 
@@ -193,41 +195,63 @@ class ClientConnection(asyncio.Protocol):
             self._read_head(data)
 
     def _read_head(self, data: bytes) -> None:
-        passage = self._passage
-        self._request = None
-        end = data.find(b"\r\n\r\n", 0, passage.limits.head)
-        try:
-            if end < 0:
-                self._buffer = data
-                passage.reader.verify_beginning(data)
+        # INVARIANT: a head ends at its first empty line, so what begins with the bytes of the last head, its empty
+        # line included, has that head; clients say the same again and again.
+        known = self._known
+        if known is None or not data.startswith(known[0]):
+            try:
+                known = self._read_new_head(data)
+            except Refusal as refusal:
+                self._refuse(refusal, close=self._request is NO_REQUEST)
                 return
-            self._buffer = data[end + 4 :]
-            request = passage.reader.read(data[:end])
+            if known is None:
+                return
+        head, request, understood = known
+        self._buffer = data[len(head) :]
+        self._identified(request)
+        try:
+            self._passage.permit(understood, request.authorization)
+            if request.length or request.chunked:
+                self._begin_body(request, understood)
+                return
         except Refusal as refusal:
-            self._buffer = data
-            self._refuse(refusal, close=True)
+            self._refuse(refusal)
             return
+        self._state = _BUSY
+        if understood.managed:
+            self._passage.crowd.run(self._manage(understood), self.cut)
+        else:
+            self._forward(understood.line, understood.bare, False)  # noqa: FBT003
+
+    def _identified(self, request: RequestHead) -> None:
         self._request = request
         self._served += 1
         self._request_id = request.request_id or b"%b%08x" % (self._prefix, self._served)
-        try:
-            self._admit(passage, request)
-        except Refusal as refusal:
-            self._refuse(refusal)
 
-    def _admit(self, passage: Passage, request: RequestHead) -> None:
+    def _read_new_head(self, data: bytes) -> tuple[bytes, RequestHead, Understood] | None:
+        """Return the head at the beginning of `data`, read and understood, or None when there is no whole one yet."""
+        passage = self._passage
+        self._request, self._request_id = NO_REQUEST, b""
+        self._buffer = data
+        end = data.find(b"\r\n\r\n", 0, passage.limits.head)
+        if end < 0:
+            passage.reader.verify_beginning(data)
+            return None
+        request = passage.reader.read(data[:end])
+        self._buffer = data[end + 4 :]
+        self._identified(request)
+        understood = passage.enforcer.understand(passage.listener, request.method, request.target)
+        self._known = data[: end + 4], request, understood
+        self._served -= 1
+        return self._known
+
+    def _begin_body(self, request: RequestHead, understood: Understood) -> None:
         """Send a permitted request on its way, or begin to collect its body."""
-        enforcer, length = passage.enforcer, request.length
-        understood = enforcer.understand(passage.listener, request.method, request.target)
-        enforcer.permit(understood, request.authorization)
-        self._understood = understood
-        if not length and not request.chunked:
-            self._state = _BUSY
-            self._proceed()
-            return
+        length = request.length
         limit = self._body_limit(understood)
         if limit is not None and length is not None and length > limit:
             raise TooLarge("The request body is too large.", rule="proxy.body-size")
+        self._understood = understood
         self._received = 0
         self._left = length or 0
         self._decoder = ChunkDecoder() if request.chunked else None
@@ -239,12 +263,13 @@ class ClientConnection(asyncio.Protocol):
         elif length is not None and len(body) >= length:
             self._state = _BUSY
             self._buffer = body[length:]
-            self._forward(understood.line, b"Content-Length: %d\r\n\r\n%b" % (length, body[:length]), streams=False)
+            framing = b"Content-Length: %d\r\n\r\n%b" % (length, body[:length])
+            self._forward(understood.line, framing, False)  # noqa: FBT003
             return
         else:
             self._state = _STREAM
             framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-            self._forward(understood.line, b"%b\r\n\r\n" % framing, streams=True)
+            self._forward(understood.line, b"%b\r\n\r\n" % framing, True)  # noqa: FBT003
         if body:
             self._read_body(body)
 
@@ -310,9 +335,7 @@ class ClientConnection(asyncio.Protocol):
             self._passage.crowd.run(self._manage(understood), self.cut)
         else:
             self._collected.clear()
-            method = cast("RequestHead", self._request).method
-            framing = b"\r\n" if method in _SAFE else b"Content-Length: 0\r\n\r\n"
-            self._forward(understood.line, framing, streams=False)
+            self._forward(understood.line, understood.bare, False)  # noqa: FBT003
 
     # --- a management request -----------------------------------------------------------------------------------
 
@@ -321,8 +344,7 @@ class ClientConnection(asyncio.Protocol):
         enforcer = self._passage.enforcer
         body = b"".join(self._collected)
         self._collected.clear()
-        request = cast("RequestHead", self._request)
-        json_body = body if body and understood.takes_json and is_json(request.content_type) else None
+        json_body = body if body and understood.takes_json and is_json(self._request.content_type) else None
         asked = self._asked()
         try:
             granted = await enforcer.manage(asked, understood, json_body)
@@ -343,7 +365,7 @@ class ClientConnection(asyncio.Protocol):
             return None
         self._granted = granted
         self._waiter = self._loop.create_future()
-        self._forward(granted.line, b"Content-Length: 0\r\n\r\n", streams=False)
+        self._forward(granted.line, b"Content-Length: 0\r\n\r\n", False)  # noqa: FBT003
         return await self._waiter
 
     def _settle(self, status: int | None) -> None:
@@ -354,21 +376,20 @@ class ClientConnection(asyncio.Protocol):
 
     # --- upstream -----------------------------------------------------------------------------------------------
 
-    def _forward(self, line: bytes, rest: bytes, *, streams: bool) -> None:
+    def _forward(self, line: bytes, rest: bytes, streams: bool) -> None:  # noqa: FBT001 - hot
         """Send the head of a request, which is ours from the first byte to the last, and what of its body there is."""
-        passage = self._passage
-        passed = cast("RequestHead", self._request).passed
+        passage, request = self._passage, self._request
         outgoing = b"".join(
-            (line, passage.credentials, b"X-Request-Id: ", self._request_id, b"\r\n", *passed, rest),
+            (line, passage.credentials, b"X-Request-Id: ", self._request_id, b"\r\n", *request.passed, rest)
         )
-        upstream = passage.upstream.take()
         self._begun = False
+        upstream = passage.upstream.take()
         if upstream is None:
             self._open(outgoing, streams=streams)
             return
         self._outgoing = outgoing
         self._upstream = upstream
-        upstream.ask(self, outgoing, head_only=cast("RequestHead", self._request).method == "HEAD", streams=streams)
+        upstream.ask(self, outgoing, request.method == "HEAD", streams)
 
     def _open(self, outgoing: bytes, *, streams: bool) -> None:
         """Make a connection, then send; meanwhile nothing more of a body is read."""
@@ -388,14 +409,13 @@ class ClientConnection(asyncio.Protocol):
         changes = self._granted is not None and self._granted.operation.action.changes
         if pending is None or self._state not in (_STREAM, _BUSY) or (self._gone and not changes):
             self._settle(None)
-            upstream.release(clean=False)
+            upstream.release(False)  # noqa: FBT003
             return
         self._outgoing = b"".join(pending)
         self._upstream = upstream
         if streams and not self._buffer:
             self._transport.resume_reading()
-        head_only = cast("RequestHead", self._request).method == "HEAD"
-        upstream.ask(self, self._outgoing, head_only=head_only, streams=streams)
+        upstream.ask(self, self._outgoing, self._request.method == "HEAD", streams)
 
     def upstream_full(self, *, full: bool) -> None:
         """Stop reading the body, or go on."""
@@ -407,7 +427,7 @@ class ClientConnection(asyncio.Protocol):
     def upstream_failed(self, why: str, *, untouched: bool) -> None:
         """Answer with 502 when nothing was said yet, else cut the connection; send once more what may be."""
         self._upstream = None
-        request = cast("RequestHead", self._request)
+        request = self._request
         if untouched and not self._gone and request.method in _SAFE and not request.has_body:
             self._open(self._outgoing, streams=False)
         else:
@@ -426,32 +446,33 @@ class ClientConnection(asyncio.Protocol):
     def _part(self, *, clean: bool) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
-            upstream.release(clean=clean)
+            upstream.release(clean)
 
     # --- an answer ----------------------------------------------------------------------------------------------
 
     def answer_whole(self, head: ResponseHead, body: bytes) -> None:
         """Send an answer on, in one write."""
-        request = cast("RequestHead", self._request)
-        self._part(clean=self._state == _BUSY)
-        if not self._gone:
-            head_only = request.method == "HEAD"
+        request = self._request
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.release(self._state == _BUSY)
+        if not self._gone and not self._transport.is_closing():
             line = self._connection_line()
-            self._write(answer.whole(head, self._request_id, line, body, head_only=head_only))
+            self._transport.write(answer.whole(head, self._request_id, line, body, request.method == "HEAD"))
         self._answered(head.status)
 
     def answer_begun(self, head: ResponseHead) -> None:
         """Send the head of an answer on, and get ready for its body."""
         self._begun = True
-        self._received = head.status
-        request = cast("RequestHead", self._request)
+        self._status = head.status
+        request = self._request
         self._chunks = head.length is None and request.minor == 1
+        if self._closes() or (head.length is None and not self._chunks):
+            self._request = request._replace(keep_alive=False)
         if head.length is not None:
             framing = b"Content-Length: %d\r\n" % head.length
         else:
             framing = b"Transfer-Encoding: chunked\r\n" if self._chunks else b""
-        if head.length is None and not self._chunks:
-            self._request = request._replace(keep_alive=False)
         if not self._gone:
             self._write(answer.begun(head, self._request_id, framing, self._connection_line()))
 
@@ -465,7 +486,7 @@ class ClientConnection(asyncio.Protocol):
         self._part(clean=self._state == _BUSY)
         if self._chunks and not self._gone:
             self._write(LAST_CHUNK)
-        self._answered(self._received)
+        self._answered(self._status)
 
     def _answered(self, status: int) -> None:
         self._passage.counts.served += 1
@@ -492,13 +513,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _closes(self) -> bool:
         """Whether this answer is the last on this connection."""
-        request = self._request
-        return request is None or not request.keep_alive or self._state == _STREAM or self._passage.closing
+        return not self._request.keep_alive or self._state == _STREAM or self._passage.closing
 
     def _connection_line(self) -> bytes:
-        request = self._request
-        minor = 1 if request is None else request.minor
-        return answer.connection_line(minor, close=self._closes())
+        return answer.connection_line(self._request.minor, self._closes())
 
     def _close(self) -> None:
         """Close after what is written was taken."""
@@ -532,8 +550,7 @@ class ClientConnection(asyncio.Protocol):
             return
         whole = self._skip_body()
         close = close or not whole or self._closes()
-        minor = 1 if self._request is None else self._request.minor
-        line = answer.connection_line(minor, close=close)
+        line = answer.connection_line(self._request.minor, close)
         self._write(answer.refused(refusal, self._request_id or self._prefix, line, head_only=asked.method == "HEAD"))
         if close:
             self._linger()
@@ -543,7 +560,7 @@ class ClientConnection(asyncio.Protocol):
     def _skip_body(self) -> bool:
         """Return whether the refused request is whole; then what is left in the buffer is the next one."""
         request = self._request
-        if request is None or self._state in (_COLLECT, _STREAM):
+        if request is NO_REQUEST or self._state in (_COLLECT, _STREAM):
             return False
         if self._state == _BUSY or not request.has_body:
             return True
@@ -556,7 +573,7 @@ class ClientConnection(asyncio.Protocol):
         """Return the request as the record names it; of one that could not be read, its beginning."""
         request = self._request
         listener = self._passage.listener
-        if request is None:
+        if request is NO_REQUEST:
             beginning = self._buffer[:_SHOWN].split(b"\r\n", 1)[0]
             return Asked(listener, self._peer, "", beginning, self._request_id or self._prefix, None)
         return Asked(listener, self._peer, request.method, request.target, self._request_id, request.authorization)

@@ -43,6 +43,7 @@ LONGEST_REMEMBERED = 512
 _MOST_REMEMBERED = 4096
 _MOST_ROLES = 64
 
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _STOCK_REFUSES = frozenset({Action.REGISTER_MODEL, Action.UNREGISTER_MODEL})
 
 
@@ -58,14 +59,18 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """A request line as an operation: `line` is its canonical spelling for upstream."""
+    """A request line as an operation: `line` is its canonical spelling for upstream, `bare` ends a head without a body.
+
+    `permitted` remembers roles that were found to permit it.
+    """
 
     operation: Operation
     line: bytes
+    bare: bytes
     managed: bool
     takes_body: bool
     takes_json: bool
-    decisions: dict[frozenset[str], Decision] = field(default_factory=dict, compare=False, repr=False)
+    permitted: set[frozenset[str]] = field(default_factory=set, compare=False, repr=False)
 
 
 class Asked(NamedTuple):
@@ -118,7 +123,9 @@ class Enforcer:
         self._rotate = rotate
         self._settled = settled
         self._now = now
-        self._understood: Kept[tuple[Listener, str, bytes], Understood] = Kept(_MOST_REMEMBERED)
+        self._remembered: dict[Listener, Kept[tuple[str, bytes], Understood]] = {
+            listener: Kept(_MOST_REMEMBERED) for listener in Listener
+        }
         self._preparations = {
             Action.REGISTER_MODEL: prepare,
             Action.REGISTER_WORKFLOW: prepare_workflow or _refused_workflow,
@@ -126,20 +133,30 @@ class Enforcer:
 
     def understand(self, listener: Listener, method: str, target: bytes) -> Understood:
         """Return what a request line asks for. Raises what `classify` raises."""
-        return self._understood.get((listener, method, target)) or self._understand(listener, method, target)
-
-    def _understand(self, listener: Listener, method: str, target: bytes) -> Understood:
-        understood = _spelled(classify(listener, method, target))
-        if len(target) <= LONGEST_REMEMBERED:
-            self._understood.keep((listener, method, target), understood)
+        remembered = self._remembered[listener]
+        understood = remembered.get((method, target))
+        if understood is None:
+            understood = _spelled(classify(listener, method, target))
+            if len(target) <= LONGEST_REMEMBERED:
+                remembered.keep((method, target), understood)
         return understood
 
     def permit(self, understood: Understood, authorization: bytes | None) -> None:
-        """Return if the request may go on. Raises Unauthenticated or Forbidden."""
+        """Return if the request may go on. Raises what `manage` raises for who may not ask."""
         principal = self._identify(authorization)
-        decision = self._decision(understood, principal)
+        # INVARIANT: a decision depends on mode, operation and the principal's roles, and on nothing else, so a
+        # permission holds for whoever has the same roles.
+        if principal.roles not in understood.permitted:
+            self._verify(understood, principal)
+
+    def _verify(self, understood: Understood, principal: Principal) -> Decision:
+        """Return the decision when it permits; remember that. Raises Unauthenticated, Forbidden, MethodNotAllowed."""
+        decision = self._decide(self._access, principal, understood.operation)
         if not decision.permitted:
             raise self._forbidden(principal, understood.operation, decision)
+        if len(understood.permitted) < _MOST_ROLES:
+            understood.permitted.add(principal.roles)
+        return decision
 
     async def manage(self, asked: Asked, understood: Understood, json_body: bytes | None) -> Granted:
         """Return a management request that may go on, recorded; `json_body` replaces its query.
@@ -147,17 +164,13 @@ class Enforcer:
         Raises Unauthenticated, Forbidden, MethodNotAllowed, BadRequest; Unavailable when it cannot be recorded.
         """
         principal = self._identify(asked.authorization)
-        if json_body is not None and not self._decision(understood, principal).permitted:
-            # Who may not ask at all does not get a body read.
-            json_body = None
+        decision = self._verify(understood, principal)
         if json_body is not None:
             understood = _spelled(with_json_body(understood.operation, json_body))
-        operation = understood.operation
-        decision = self._decision(understood, principal)
-        if not decision.permitted:
-            raise self._forbidden(principal, operation, decision)
-        await self._record("request", Granted(asked, principal, operation, decision, None))
-        return await self._prepared(Granted(asked, principal, operation, decision, understood.line))
+            decision = self._verify(understood, principal)
+        granted = Granted(asked, principal, understood.operation, decision, understood.line)
+        await self._record("request", granted)
+        return await self._prepared(granted)
 
     async def outcome(self, granted: Granted, status: int | None) -> None:
         """Record how a granted request ended: with the status of its answer, or None when there was none."""
@@ -184,16 +197,6 @@ class Enforcer:
         except AuditError as error:
             return _unrecorded(error)
         return refusal
-
-    def _decision(self, understood: Understood, principal: Principal) -> Decision:
-        # INVARIANT: a decision depends on mode, operation and the principal's roles, and on nothing else, so it
-        # holds for whoever has the same roles.
-        decision = understood.decisions.get(principal.roles)
-        if decision is None:
-            decision = self._decide(self._access, principal, understood.operation)
-            if len(understood.decisions) < _MOST_ROLES:
-                understood.decisions[principal.roles] = decision
-        return decision
 
     def _forbidden(self, principal: Principal, operation: Operation, decision: Decision) -> Refusal:
         rule = ",".join(sorted(decision.rules))
@@ -251,6 +254,7 @@ def _spelled(operation: Operation) -> Understood:
     return Understood(
         operation,
         b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target),
+        b"\r\n" if method in _BODILESS else b"Content-Length: 0\r\n\r\n",
         operation.action in MANAGEMENT,
         route.body and operation.action in INFERENCE,
         route.json_body,

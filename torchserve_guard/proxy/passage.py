@@ -39,6 +39,7 @@ class Passage:
         self.upstream = upstream
         self.credentials = credentials
         self.enforcer = enforcer
+        self.permit = enforcer.permit
         self.limits = limits
         self.counts = counts
         self.crowd = crowd

@@ -75,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
         self._pool.opened.add(self)
 
-    def ask(self, asker: Asker, request: bytes, *, head_only: bool, streams: bool) -> None:
+    def ask(self, asker: Asker, request: bytes, head_only: bool, streams: bool) -> None:  # noqa: FBT001 - hot
         """Send a request, whole or (`streams`) as far as it has come; `head_only` when it is a HEAD."""
         self._asker = asker
         self._state = _HEAD
@@ -94,11 +94,12 @@ class UpstreamConnection(asyncio.Protocol):
         """Close at once; the asker is told."""
         self._transport.abort()
 
-    def release(self, *, clean: bool) -> None:
+    def release(self, clean: bool) -> None:  # noqa: FBT001 - hot
         """Part from the asker: back to the pool when `clean` and the answer permits it, else closed at once."""
         self._asker = None
         self._state = _IDLE
-        self._drop_spare()
+        if self._spare >= 0:
+            self._drop_spare()
         if clean and self._keep_alive and not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
             self._pool.keep(self)
@@ -277,7 +278,7 @@ class Upstream:
         if len(self._idle) < self._most_idle:
             self._idle[connection] = None
         else:
-            connection.release(clean=False)
+            connection.release(False)  # noqa: FBT003
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Forget a connection that is no more: an idle one that TorchServe closed is not taken again."""

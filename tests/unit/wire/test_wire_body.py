@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchserve_guard.errors import BadRequest
@@ -109,6 +109,7 @@ def test_no_other_operation_takes_a_json_body(method):
         with_json_body(classify(Listener.MANAGEMENT, method, b"/models/noop"), b"{}")
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["url", "model_name", "handler", "batch_size", "synchronous", "runtime", "x"]),

@@ -1,7 +1,7 @@
 """What of a message's head is believed, and what of it passes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchserve_guard.errors import BadRequest, UpstreamFailed
@@ -213,6 +213,7 @@ def test_other_types_are_not_json(kind):
     assert not is_json(kind)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(Listener),
     st.lists(

@@ -5,6 +5,7 @@ with the package, and is as lenient as they are.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from torchserve_guard.access import CHANGES, Action
 from torchserve_guard.errors import BadRequest, MethodNotAllowed, NotFound
-from torchserve_guard.wire import ROUTES, Listener, classify, render
+from torchserve_guard.wire import ROUTES, Listener, classify, render, route_of
 from torchserve_guard.wire.parameters import Kind
 from torchserve_guard.wire.target import LONGEST_TARGET
 
@@ -80,8 +81,7 @@ def netty_pairs(target: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def first(pairs: list[tuple[str, str]], name: str) -> str | None:
-    return next((value for key, value in pairs if key == name), None)
+Lookup = Callable[[str], str | None]
 
 
 def stock(listener: Listener, method: str, target: bytes) -> Reading:
@@ -100,14 +100,18 @@ def stock(listener: Listener, method: str, target: bytes) -> Reading:
         if segments[1] == "metrics":
             return Reading("metrics")
         raise StockRefuses(404)
-    pairs = netty_pairs(target)
+
+    def parameter(name: str) -> str | None:
+        """Decode the query only now: a broken one does not stop a DELETE that never looks at it."""
+        return next((value for key, value in netty_pairs(target) if key == name), None)
+
     if listener is Listener.INFERENCE:
-        return stock_inference(method, segments, pairs)
-    return stock_management(method, segments, pairs)
+        return stock_inference(method, segments, parameter)
+    return stock_management(method, segments, parameter)
 
 
 # One list of steps in the order of InferenceRequestHandler, so that the two can be compared line by line.
-def stock_inference(method: str, s: list[str], pairs: list[tuple[str, str]]) -> Reading:  # noqa: C901, PLR0911, PLR0912
+def stock_inference(method: str, s: list[str], parameter: Lookup) -> Reading:  # noqa: C901, PLR0911, PLR0912
     def run(action: str, name: str | None, version: str | None = None, rest: list[str] | None = None) -> Reading:
         return Reading("describe-api" if method == "OPTIONS" else action, name, version, tuple(rest or ()))
 
@@ -121,7 +125,7 @@ def stock_inference(method: str, s: list[str], pairs: list[tuple[str, str]]) -> 
             return Reading("ping")
         if s[1] in {"models", "invocations"}:
             if len(s) == 2 and s[1] == "invocations":
-                return run("infer", first(pairs, "model_name"))
+                return run("infer", parameter("model_name"))
             if len(s) == 4 and s[1] == "models" and s[3] == "invoke":
                 return run("infer", s[2])
             raise StockRefuses(404)
@@ -151,16 +155,16 @@ def stock_inference(method: str, s: list[str], pairs: list[tuple[str, str]]) -> 
     raise StockRefuses(404)
 
 
-def stock_management(method: str, s: list[str], pairs: list[tuple[str, str]]) -> Reading:
+def stock_management(method: str, s: list[str], parameter: Lookup) -> Reading:
     if (2 <= len(s) <= 4 and s[1] == "models") or (len(s) == 5 and s[4] == "set-default"):
-        return stock_models(method, s, pairs)
+        return stock_models(method, s, parameter)
     if len(s) == 4 and s[1:3] == ["v1", "models"]:
         if method == "GET":
             return Reading("describe-model", s[3].split(":")[0])
         raise StockRefuses(405)
     if 2 <= len(s) <= 4 and s[1] == "workflows":
         rows = (
-            {"GET": Reading("list-workflows"), "POST": Reading("register-workflow", first(pairs, "workflow_name"))}
+            {"GET": Reading("list-workflows"), "POST": Reading("register-workflow", parameter("workflow_name"))}
             if len(s) < 3
             else {"GET": Reading("describe-workflow", s[2]), "DELETE": Reading("unregister-workflow", s[2])}
         )
@@ -170,11 +174,11 @@ def stock_management(method: str, s: list[str], pairs: list[tuple[str, str]]) ->
     raise StockRefuses(404)
 
 
-def stock_models(method: str, s: list[str], pairs: list[tuple[str, str]]) -> Reading:
+def stock_models(method: str, s: list[str], parameter: Lookup) -> Reading:
     if s[1] != "models":
         raise StockRefuses(404)
     if len(s) < 3:
-        rows = {"GET": Reading("list-models"), "POST": Reading("register-model", first(pairs, "model_name"))}
+        rows = {"GET": Reading("list-models"), "POST": Reading("register-model", parameter("model_name"))}
         if method in rows:
             return rows[method]
         raise StockRefuses(405)
@@ -185,7 +189,7 @@ def stock_models(method: str, s: list[str], pairs: list[tuple[str, str]]) -> Rea
         case "PUT" if len(s) == 5:
             return Reading("set-default", s[2], s[3])
         case "PUT":
-            return Reading("scale-model", s[2], version or first(pairs, "model_version"))
+            return Reading("scale-model", s[2], version or parameter("model_version"))
         case "DELETE":
             return Reading("unregister-model", s[2], version)
         case "OPTIONS":
@@ -415,6 +419,8 @@ def agreed(listener, method, target):
     # The parameters, too: the same names, and the very texts that were judged.
     assert netty_pairs(rendered[1]) == list(operation.parameters)
     assert sorted(name for name, _ in netty_pairs(target)) == sorted(name for name, _ in operation.parameters)
+    if route_of(operation).free_query:
+        assert netty_pairs(target) == list(operation.parameters)
     return operation
 
 
@@ -423,8 +429,10 @@ def agreed(listener, method, target):
 @example(Listener.MANAGEMENT, "PUT", b"x/models/plain")
 @example(Listener.MANAGEMENT, "PUT", b"%00/models/plain")
 @example(Listener.MANAGEMENT, "PUT", b"/models/plain#x")
+@example(Listener.MANAGEMENT, "DELETE", b"/models/plain?x=%")
 @example(Listener.MANAGEMENT, "GET", b"/models/token")
 @example(Listener.INFERENCE, "POST", b"/wfpredict/predict")
+@example(Listener.INFERENCE, "POST", b"/noop/predict?a+b=c+%2B;d")
 def test_whatever_is_accepted_stock_reads_as_we_do_and_a_change_is_never_taken_for_less(listener, method, target):
     operation = agreed(listener, method, target)
     try:
