@@ -66,7 +66,9 @@ def main() -> int:
         subprocess.run([sys.executable, str(ROOT / "tests/models/build.py"), str(store), "noop"], check=True)
         load = {"load_models": "noop.mar"}
 
-        print("\na bare TorchServe 0.12.0, as its users run it with model control: anyone who reaches the port changes it")
+        print(
+            "\na bare TorchServe 0.12.0, as its users run it with model control: anyone who reaches the port changes it"
+        )
         stock = servers.Stock(folder / "stock", store, load, arguments=("--enable-model-api",))
         with servers.serving(stock, ("noop",)):
             attempt(stock, guarded=False)

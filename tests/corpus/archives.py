@@ -340,6 +340,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "directory with content",
     ),
     "directory without the name": (lambda: beside(Entry("d", mode=stat.S_IFDIR | 0o755)), "directory without the name"),
+    "file with the name of a directory": (lambda: beside(Entry("d/")), "file with the name of a directory"),
     "directory by attribute": (lambda: beside(Entry("d", central={"attributes": 0x10})), "marked as a directory"),
     "entry comment": (lambda: handler(central={"comment": b"hi"}), "carries a comment"),
     "entry on another disk": (lambda: handler(central={"disk": 1}), "another disk"),

@@ -14,8 +14,10 @@ from pathlib import Path
 from torchserve_guard import archives
 source, root = map(Path, sys.argv[1:])
 subject = archives.describe(source)
-archives.Store(root).stage(source, subject)
-archives.Store(root).stage(source, subject)
+store = archives.Store(root)
+store.stage(source, subject)
+store.stage(source, subject)
+store.clear()
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")))
 """

@@ -36,8 +36,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun", "_buffer", "_chunks", "_collected", "_decoder", "_gone", "_granted", "_known", "_left", "_loop",
-        "_outgoing", "_passage", "_peer", "_pending", "_prefix", "_received", "_request", "_request_id", "_served", "_since",
-        "_state", "_status", "_taken", "_transport", "_understood", "_upstream", "_waiter", "_write_paused",
+        "_outgoing", "_passage", "_peer", "_pending", "_prefix", "_received", "_request", "_request_id", "_served",
+        "_since", "_state", "_status", "_taken", "_transport", "_understood", "_upstream", "_waiter", "_write_paused",
     )  # fmt: skip
 
     def __init__(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> None:
@@ -549,7 +549,8 @@ class ClientConnection(asyncio.Protocol):
         if self._gone:
             return
         whole = self._skip_body()
-        close = close or not whole or self._closes()
+        # Whoever says what cannot be understood may mean by the next bytes what it will (a tunnel, HTTP/2).
+        close = close or not whole or refusal.status == BadRequest.status or self._closes()
         line = answer.connection_line(self._request.minor, close)
         self._write(answer.refused(refusal, self._request_id or self._prefix, line, head_only=asked.method == "HEAD"))
         if close:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from corpus.archives import HANDLER, manifest
 
-ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
+ARCHIVER = [sys.executable, "-m", "model_archiver.model_packaging"]
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,7 @@ def model_store(tmp_path_factory):
     (sources / "index_to_name.json").write_text(json.dumps({"0": "cat"}))
     (sources / "weights.pt").write_bytes(bytes(range(256)) * 2000)
     for name, form in (("small", "default"), ("stored", "zip-store"), ("loose", "no-archive")):
-        command = [str(ARCHIVER), "--model-name", name, "--version", "1.0", "--archive-format", form]
+        command = [*ARCHIVER, "--model-name", name, "--version", "1.0", "--archive-format", form]
         command += ["--handler", str(sources / "handler.py"), "--serialized-file", str(sources / "weights.pt")]
         command += ["--extra-files", str(sources / "index_to_name.json"), "--export-path", str(store)]
         environment = {"TMPDIR": str(tmp_path_factory.mktemp("archiver")), "PATH": "/usr/bin:/bin"}
@@ -39,3 +40,11 @@ def mar_tree(tmp_path):
     (tree / "handler.py").write_bytes(HANDLER)
     (tree / "MAR-INF" / "MANIFEST.json").write_bytes(manifest())
     return tree
+
+
+@pytest.fixture(autouse=True)
+def removable(tmp_path):
+    """Let pytest, when it is not root, remove the read-only trees that a test leaves behind."""
+    yield
+    for directory, _, _ in os.walk(tmp_path):
+        Path(directory).chmod(0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from datetime import UTC, datetime
 
@@ -82,7 +83,7 @@ def test_an_empty_store_makes_no_manifest(tmp_path):
 @pytest.mark.parametrize("name", ["model.tar.gz", "model.model", "bad name.mar"])
 def test_what_cannot_be_guarded_cannot_be_listed(name, tmp_path):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ConfigError, match="is neither|is not a bare file name"):
+    with pytest.raises(ConfigError, match=r"is neither|is not a bare file name"):
         archives.create_manifest(tmp_path, [name], version=1, created=NOW)
 
 
@@ -95,8 +96,6 @@ def linked_directory(root):
 
 
 def pipe(root):
-    import os
-
     os.mkfifo(root / "extra")
 
 

@@ -78,9 +78,7 @@ def test_an_archive_that_is_not_the_promised_one_gets_no_name(source, subject, s
     assert leftovers(tmp_path / "state/store") == []
 
 
-@pytest.mark.parametrize(
-    "change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"", lambda data: good()]
-)
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda _: b"", lambda _: good()])
 def test_another_size_is_reported_with_both_digests_too(change, source, subject, store):
     source.write_bytes(change(source.read_bytes()))
     with pytest.raises(VerificationError, match=f"{subject.sha256}.*{hashlib.sha256(source.read_bytes()).hexdigest()}"):
@@ -230,7 +228,11 @@ def test_empty_directories_are_there_as_java_would_make_them(tmp_path, store):
     path = tmp_path / "empty.mar"
     path.write_bytes(
         archive(
-            Entry("handler.py"), Entry("logs/"), Entry("d/"), Entry("d/x"), Entry("MAR-INF/MANIFEST.json", manifest())
+            Entry("handler.py"),
+            Entry("logs/", mode=stat.S_IFDIR | 0o755),
+            Entry("d/", mode=0),
+            Entry("d/x"),
+            Entry("MAR-INF/MANIFEST.json", manifest()),
         )
     )
     described = archives.describe(path)
