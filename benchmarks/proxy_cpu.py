@@ -54,7 +54,7 @@ def serve_door(port: int, upstream: str) -> None:
     """Run the door until the process is ended."""
     import uvloop  # noqa: PLC0415 - only the child needs these
 
-    from torchserve_guard.access import ANONYMOUS, Mode, Principal  # noqa: PLC0415
+    from torchserve_guard.access import ANONYMOUS, Mode  # noqa: PLC0415
     from torchserve_guard.audit import AuditLog  # noqa: PLC0415
     from torchserve_guard.identity import KeyFile  # noqa: PLC0415
     from torchserve_guard.policy import Access, decide  # noqa: PLC0415
@@ -85,10 +85,9 @@ def serve_door(port: int, upstream: str) -> None:
         now=time.time,
     )
     spec = ListenerSpec(f"http://127.0.0.1:{port}", f"unix:{upstream}", b"Authorization: Bearer upstream-token")
-    assert isinstance(ANONYMOUS, Principal)
 
     async def main() -> None:
-        await Door({Listener.INFERENCE: spec}, enforcer, Limits()).open()
+        await Door({Listener.INFERENCE: spec}, enforcer, Limits(body=None)).open()
         await asyncio.Event().wait()
 
     uvloop.run(main())
@@ -222,7 +221,9 @@ def main() -> None:
         serve_door(int(options.serve[0]), options.serve[1])
         return
     if shutil.which("nginx") is None:
-        raise SystemExit("nginx is the peer of this measurement and was not found; install it (`apt-get install nginx`)")
+        raise SystemExit(
+            "nginx is the peer of this measurement and was not found; install it (`apt-get install nginx`)"
+        )
     result = run(options)
     if options.json:
         print(json.dumps(result))

@@ -288,6 +288,14 @@ def _asked(frontend: Frontend, name: str) -> None:
         ask(frontend, f"/predictions/{name}", b"60")
 
 
+async def test_a_stop_ends_what_left_the_session(store, run, sink):
+    async with Frontend(launch_of(store, run, "runaway.mar"), **quiet(sink)) as frontend:
+        await frontend.ready(expected("runaway"), READY_WITHIN)
+        sleeper = psutil.Process(int((await asyncio.to_thread(ask, frontend, "/predictions/runaway")).body))
+        assert os.getsid(sleeper.pid) != os.getsid(frontend.pid)
+    assert not sleeper.is_running()
+
+
 async def test_two_guards_cannot_share_a_run_directory_and_one_after_another_can(store, run, sink, monkeypatch):
     monkeypatch.setattr("torchserve_guard.frontend.process.UNLOCKED_WITHIN", 0.2)
     for _ in range(2):
@@ -310,7 +318,7 @@ def wardens(run: RunDirectory) -> list[psutil.Process]:
     return [process for process in living(run) if any("warden.py" in argument for argument in process.cmdline())]
 
 
-@pytest.mark.parametrize("model", ["noop", "slow", "stubborn"])
+@pytest.mark.parametrize("model", ["noop", "slow", "stubborn", "runaway"])
 def test_kill_9_of_the_guard_leaves_nothing_behind(store, run, model):
     with guard(store, run, f"{model}.mar", "--busy") as (process, _):
         time.sleep(1)

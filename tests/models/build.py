@@ -49,6 +49,7 @@ RECIPES = {
     "pair": Recipe("pair", HERE / "noop.py", configuration="minWorkers: 2\nmaxWorkers: 2\n"),
     "slow": Recipe("slow", HERE / "slow.py"),
     "stubborn": Recipe("stubborn", HERE / "stubborn.py"),
+    "runaway": Recipe("runaway", HERE / "runaway.py"),
     "mirror": Recipe("mirror", HERE / "mirror.py"),
     "doubled": Recipe("doubled", HANDLERS / "torchscript.py", serialized=scripted_module),
     "broken": Recipe("broken", HERE / "broken.py"),

@@ -22,11 +22,7 @@ _LOADABLE = (".mar", ".model", ".tar.gz", ".war")
 
 def describe(path: Path, *, limits: Limits | None = None, progress: Progress | None = None) -> SubjectEntry:
     """Return the manifest's entry for an archive or an archive directory, read whole and strictly."""
-    why = names.subject_fault(path.name)
-    if why is None and not path.is_dir() and path.suffix != ".mar":
-        why = "is neither a `.mar` archive nor a directory made by torch-model-archiver --archive-format no-archive"
-    if why is not None:
-        raise ConfigError(f"{path}: `{path.name}` {why}")
+    _verify_name(path.name, path)
     return read_subject(path, None, None, limits, progress)
 
 
@@ -42,6 +38,8 @@ def create(
 ) -> Manifest:
     """Return a manifest of these subjects of a model store, or of all that are there; times have their zone."""
     listed = sorted(set(chosen)) if chosen is not None else found(store)
+    for name in listed:
+        _verify_name(name, store / name)
     if not listed:
         raise ConfigError(f"{store}: holds no archives, and an empty manifest permits nothing")
     return Manifest(
@@ -71,6 +69,15 @@ def verify(manifest: Manifest, store: Path, *, progress: Progress | None = None)
     complaints += [f"{store / name}: is not listed in the manifest" for name in sorted(extra)]
     if complaints:
         raise VerificationError("\n".join(complaints))
+
+
+def _verify_name(name: str, path: Path) -> None:
+    """Return if what is at the path can be a subject of this name; raise ConfigError."""
+    why = names.subject_fault(name)
+    if why is None and not path.is_dir() and path.suffix != ".mar":
+        why = "is neither a `.mar` archive nor a directory made by torch-model-archiver --archive-format no-archive"
+    if why is not None:
+        raise ConfigError(f"{path}: `{name}` {why}")
 
 
 def _complaint(store: Path, subject: SubjectEntry, progress: Progress | None) -> str | None:

@@ -226,7 +226,7 @@ def _read(path: Path) -> bytes:
             raise ConfigError(f"{path}: the manifest is not a regular file")
         if status.st_size > LARGEST:
             raise ConfigError(f"{path}: is larger than {LARGEST} bytes, which no manifest is")
-        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor, not a path
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(LARGEST + 1)
     finally:
         os.close(descriptor)

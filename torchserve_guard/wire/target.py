@@ -25,7 +25,7 @@ _TARGET = re.compile(
     rb"/(?P<path>[A-Za-z0-9._~!$&'()*+,=:@%/-]*)"
     rb"(?:\?(?P<query>[\x21\x22\x24-\x5b\x5d-\x7e]*))?"
 )
-_WELL_ESCAPED = re.compile(r"(?:[^%]+|%[0-9A-Fa-f]{2})*")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")  # searched for, since that is linear in the length
 # C0, DEL and C1; both slashes, which only an escape can bring into a decoded segment.
 _NOT_IN_SEGMENT = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 _NOT_IN_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -90,7 +90,7 @@ def _pair(spelling: str) -> tuple[str, str]:
 
 
 def _decoded(spelling: str) -> str:
-    if _WELL_ESCAPED.fullmatch(spelling) is None:
+    if _BROKEN_ESCAPE.search(spelling):
         raise refused("target-escape", "a percent sign is not followed by two hexadecimal digits")
     try:
         return unquote_to_bytes(spelling).decode("utf-8")

@@ -80,6 +80,13 @@ def test_an_empty_store_makes_no_manifest(tmp_path):
         archives.create_manifest(tmp_path, None, version=1, created=NOW)
 
 
+def test_an_archive_outside_the_store_cannot_be_listed(model_store, tmp_path):
+    (tmp_path / "inner").mkdir()
+    shutil.copy(model_store / "small.mar", tmp_path / "outside.mar")
+    with pytest.raises(ConfigError, match="is not a bare file name"):
+        archives.create_manifest(tmp_path / "inner", ["../outside.mar"], version=1, created=NOW)
+
+
 @pytest.mark.parametrize("name", ["model.tar.gz", "model.model", "bad name.mar"])
 def test_what_cannot_be_guarded_cannot_be_listed(name, tmp_path):
     (tmp_path / name).write_bytes(b"x")

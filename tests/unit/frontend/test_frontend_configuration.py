@@ -130,7 +130,7 @@ def test_without_models_none_is_loaded():
         (None, ""),
         (None, ".hidden.mar"),
         (None, "a=b.mar"),
-        (None, "ａ.mar"),
+        (None, "é.mar"),
         ("a,b", "a.mar"),
         ("", "a.mar"),
         ("a=b", "a.mar"),

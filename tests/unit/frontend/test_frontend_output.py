@@ -9,7 +9,9 @@ import pytest
 
 from torchserve_guard.frontend.output import KEPT, LONGEST_LINE, Output, explain, last_words
 
-RETRY = "2026-01-01T00:00:00,000 [INFO ] W-9000-bad_1.0 org.pytorch.serve.wlm.WorkerThread - Retry worker: 9000 in 1 seconds."
+RETRY = (
+    "2026-01-01T00:00:00,000 [INFO ] W-9000-bad_1.0 o.pytorch.serve.wlm.WorkerThread - Retry worker: 9000 in 1 seconds."
+)
 FAILED = "2026-01-01T00:00:00,000 [WARN ] main org.pytorch.serve.ModelServer - Failed to load model: x.mar"
 LOADED = (
     "2026-01-01T00:00:00,000 [DEBUG] W-9000-a_1 o.WorkerThread - State change WORKER_STARTED -> WORKER_MODEL_LOADED"
@@ -60,7 +62,7 @@ def test_a_reader_that_is_gone_is_done_without(tmp_path):
 
 
 def test_deaths_failures_and_loads_are_signs():
-    printed = Printed("\n".join([RETRY, RETRY, FAILED, LOADED, "chatter about a model", ""]).encode())
+    printed = Printed(f"{RETRY}\n{RETRY}\n{FAILED}\n{LOADED}\nchatter about a model\n".encode())
     assert printed.output.deaths == {"W-9000-bad_1.0": 2}
     assert list(printed.output.failed) == ["x.mar"]
     assert printed.signs == 4

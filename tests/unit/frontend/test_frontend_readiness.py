@@ -69,7 +69,7 @@ def test_two_deaths_in_the_log_end_the_wait_and_those_of_others_do_not(readiness
     readiness.output.deaths.update({"W-9000-other_1.0": 5, "W-9001-noop_1.0": 1})
     readiness.verify_output()
     readiness.output.deaths["W-9001-noop_1.0"] += 1
-    with pytest.raises(FrontendError, match="`noop` 1.0 does not load"):
+    with pytest.raises(FrontendError, match=r"`noop` 1\.0 does not load"):
         readiness.verify_output()
 
 

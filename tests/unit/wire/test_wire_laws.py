@@ -4,7 +4,9 @@ The oracle is written from their behaviour (QueryStringDecoder, String.split, th
 with the package, and is as lenient as they are.
 """
 
+import itertools
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -507,3 +509,20 @@ def test_more_pairs_than_anybody_sends_are_refused():
     assert classify(Listener.INFERENCE, "GET", b"/ping?" + b"a&" * 128)
     with pytest.raises(BadRequest):
         classify(Listener.INFERENCE, "GET", b"/ping?" + b"a&" * 129)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", [b"a", b"%61", b".", b"a.", b"/", b"a/", b"?", b"&", b"a=&", b"=", b"%25", b"+", b":"]
+)
+def test_no_target_takes_long_to_read(piece):
+    """Found the hard way: `(?:[^%]+|%..)*` took time exponential in the letters before a broken escape."""
+    for head, tail in itertools.product(
+        [b"/", b"/predictions/", b"/predictions/m/1/", b"/models/", b"/models?url=", b"/ping?"],
+        [b"", b"%", b"%zz", b"%ff", b"#", b"..", b"\0", b":predict", b"/predict"],
+    ):
+        target = head + piece * ((LONGEST_TARGET - len(head) - len(tail)) // len(piece)) + tail
+        began = time.thread_time()
+        for listener in Listener:
+            agreed(listener, "GET", target)
+        assert time.thread_time() - began < 0.5

@@ -1,0 +1,97 @@
+"""What the benchmarks share: the machine, the load, and figures that can be compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+SCRIPTS = Path(sys.executable).parent
+
+POST = """
+wrk.method = "POST"
+wrk.body = "{\\"data\\": \\"twelve bytes\\"}"
+wrk.headers["Content-Type"] = "application/json"
+"""
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one round of load saw: requests each second, seconds at the median and the 99th percentile, failures."""
+
+    rate: float
+    p50: float
+    p99: float
+    failed: int
+
+
+def machine() -> str:
+    """One line about where this runs."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
+    )
+    return f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def versions(*names: str) -> str:
+    """The versions of the packages that matter."""
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def need(*programs: str) -> None:
+    """Stop, and say how to get what is missing."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        sys.exit(f"this benchmark needs {', '.join(missing)}: install the packages of that name (nginx: nginx-light)")
+
+
+def wrk(port: int, target: str, connections: int, seconds: int, folder: Path) -> Load:
+    """POST to one target for some seconds, all connections kept alive."""
+    script = folder / "post.lua"
+    script.write_text(POST)
+    done = subprocess.run(
+        [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--latency",
+            "-s",
+            str(script),
+            f"http://127.0.0.1:{port}{target}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return _parsed(done.stdout)
+
+
+def _parsed(text: str) -> Load:
+    rate = float(re.search(r"Requests/sec:\s+([0-9.]+)", text)[1])
+    p50, p99 = (_seconds(re.search(rf"\n\s+{share}%\s+(\S+)", text)[1]) for share in ("50", "99"))
+    failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", text))
+    failed += sum(int(n) for line in re.findall(r"Socket errors: .*", text) for n in re.findall(r"\d+", line))
+    return Load(rate, p50, p99, failed)
+
+
+def _seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)(us|ms|s|m)", text).groups()
+    return float(number) * UNITS[unit]
+
+
+def spread(values: list[float]) -> str:
+    """Median, with least and most."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"

@@ -1,0 +1,67 @@
+"""Throughput and latency of the no-op model through the guard, against bare stock TorchServe in the same run.
+
+Both servers are up all the time; rounds of load alternate between them, and ratios are taken pair by pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from _measure import ROOT, machine, need, spread, versions, wrk
+
+import servers
+
+CONNECTIONS = (1, 8, 32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4)
+    options = parser.parse_args()
+    need("wrk")
+    print(machine(), versions("torchserve", "torch", "uvloop", "httptools"), sep="; ")
+    with servers.folder("tsg-b-") as folder:
+        store = folder / "store"
+        subprocess.run(
+            [sys.executable, str(ROOT / "tests/models/build.py"), str(store), "noop"], check=True, capture_output=True
+        )
+        servers.manifest(store)
+        load = {"load_models": "noop.mar"}
+        stock, guarded = servers.Stock(folder / "s", store, load), servers.Guarded(folder / "g", store, load)
+        with servers.serving(stock, ("noop",)), servers.serving(guarded):
+            for server in (stock, guarded) * 2:
+                wrk(server.inference, "/predictions/noop", 8, options.seconds, folder)
+            for connections in CONNECTIONS:
+                compare(stock, guarded, connections, options, folder)
+
+
+def compare(
+    stock: servers.Stock, guarded: servers.Guarded, connections: int, options: argparse.Namespace, folder
+) -> None:
+    pairs = []
+    for number in range(options.rounds):
+        order = (stock, guarded) if number % 2 == 0 else (guarded, stock)
+        seen = {}
+        for server in order:
+            seen[id(server)] = wrk(server.inference, "/predictions/noop", connections, options.seconds, folder)
+        pairs.append((seen[id(stock)], seen[id(guarded)]))
+    print(f"{connections} connections, {options.rounds} rounds of {options.seconds} s each, median (least-most):")
+    print(
+        f"  stock    requests/s {spread([a.rate for a, _ in pairs])}, p50 ms {spread([a.p50 * 1e3 for a, _ in pairs])}, p99 ms {spread([a.p99 * 1e3 for a, _ in pairs])}"
+    )
+    print(
+        f"  guarded  requests/s {spread([b.rate for _, b in pairs])}, p50 ms {spread([b.p50 * 1e3 for _, b in pairs])}, p99 ms {spread([b.p99 * 1e3 for _, b in pairs])}"
+    )
+    print(
+        f"  ratio    throughput {spread([b.rate / a.rate for a, b in pairs])}, p50 {spread([b.p50 / a.p50 for a, b in pairs])}, p99 {spread([b.p99 / a.p99 for a, b in pairs])}"
+    )
+    failed = sum(a.failed + b.failed for a, b in pairs)
+    if failed:
+        print(f"  FAILED   {failed} requests")
+
+
+if __name__ == "__main__":
+    main()
