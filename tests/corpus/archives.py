@@ -190,7 +190,7 @@ def central_only() -> bytes:
     return archive(*GOOD, Entry("ghost.py", EVIL, central={"offset": 10_000_000}))
 
 
-def bomb(size: int = 1 << 30) -> bytes:
+def bomb(size: int = 300 << 20) -> bytes:
     """Return an archive of so many zeros."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block, crc, packed = bytes(1 << 20), 0, b""

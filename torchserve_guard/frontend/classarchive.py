@@ -1,7 +1,7 @@
 """The class archive: what the JVM read out of TorchServe's jar once, kept so that the next start need not.
 
 Java's own feature (class-data sharing, JEP 350). It halves the processor time until TorchServe listens. The JVM
-checks that the archive fits the jar and itself, and its checksum, and starts without it when it does not.
+checks that the archive fits the jar and itself, and starts without it when it does not.
 """
 
 from __future__ import annotations
@@ -34,16 +34,24 @@ def _stamp(jar: Path) -> str:
 
 
 def usable(archive: Path) -> Path | None:
-    """Return the archive if it is there and ours alone, else None.
+    """Return the archive if it is there, ours alone, and as it was made; else None.
 
-    INVARIANT: an archive is code for the JVM that holds TorchServe's keys: nobody else may have written it.
+    INVARIANT: an archive is code for the JVM that holds TorchServe's keys. And a damaged one ends the JVM (seen:
+    a truncated one, with SIGBUS, though it was told to verify it), so it is hashed here first.
     """
     try:
-        status = archive.lstat()
-    except OSError:
+        handle = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+            promised = _digest_file(archive).read_text(encoding="ascii")
+            return archive if ours and hashlib.file_digest(file, "sha256").hexdigest() == promised else None
+    except (OSError, UnicodeError):
         return None
-    ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return archive if ours else None
+
+
+def _digest_file(archive: Path) -> Path:
+    return archive.with_suffix(".sha256")
 
 
 async def make_archive(launch: Launch, archive: Path, deadline: float = 60.0) -> bool:
@@ -76,5 +84,9 @@ def _published(partial: Path, archive: Path) -> bool:
     if not partial.is_file():
         return False
     partial.chmod(0o600)
+    with partial.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # One after the other: in between, and after a crash there, the digest fits nothing and the archive is not used.
     partial.replace(archive)
+    _digest_file(archive).write_text(digest, encoding="ascii")
     return True

@@ -217,8 +217,8 @@ def _properties(launch: Launch) -> tuple[str, ...]:
 def _class_data(launch: Launch) -> tuple[str, ...]:
     if launch.class_archive is None:
         return ()
-    # Passed over when it does not fit, or its checksum is wrong; the checksum takes some milliseconds.
-    return (f"-XX:SharedArchiveFile={launch.class_archive}", "-Xshare:auto", "-XX:+VerifySharedSpaces")
+    # Passed over by the JVM when it does not fit; a damaged one it would crash on (see `classarchive.usable`).
+    return (f"-XX:SharedArchiveFile={launch.class_archive}", "-Xshare:auto")
 
 
 def _class_path(launch: Launch) -> str:

@@ -25,6 +25,7 @@ DEATHS = 2
 ANSWER_WITHIN = 10.0
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.25
+EXPLAINED_AFTER = 0.1
 PAGE = 1000
 
 
@@ -59,6 +60,11 @@ class Readiness:
         self.states[name] = states
         for state in states:
             self._count(state)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether TorchServe's log tells of something that `verify_output` may raise."""
+        return bool(self.output.failed) or any(deaths >= DEATHS for deaths in tuple(self.output.deaths.values()))
 
     def verify_output(self) -> None:
         """Raise FrontendError if TorchServe's log tells of a model that failed, or of workers that keep dying."""
@@ -145,7 +151,10 @@ async def wait_ready(
 
 
 async def _is_ready(readiness: Readiness, inquirer: Inquirer) -> bool:
-    readiness.verify_output()
+    if readiness.troubled:
+        # The sign is the first line of several: the exception that explains it is still being printed.
+        await asyncio.sleep(EXPLAINED_AFTER)
+        readiness.verify_output()
     if readiness.waiting:
         answers = await asyncio.to_thread(inquirer.ask_all, readiness.waiting)
         for name, response in answers.items():

@@ -40,7 +40,7 @@ from torchserve_guard.wire import METHOD_NOT_ALLOWED, Listener, classify, render
 _LOG = logging.getLogger(__name__)
 
 LONGEST_REMEMBERED = 512
-_MOST_REMEMBERED = 4096
+_MOST_REMEMBERED = 1024
 _MOST_ROLES = 64
 
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})

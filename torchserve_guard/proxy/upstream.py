@@ -100,6 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _IDLE
         if self._spare >= 0:
             self._drop_spare()
+            clean = clean and not self._transport.get_write_buffer_size()
         if clean and self._keep_alive and not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
             self._pool.keep(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,8 @@ def test_java_itself_reads_back_exactly_what_was_said(tmp_path):
     file, source = tmp_path / "c.properties", tmp_path / "Reader.java"
     file.write_text(render(launch), encoding="ascii")
     source.write_text(READER)
+    if shutil.which("java") is None:
+        pytest.skip("no Java on the path")
     done = subprocess.run(["java", source, file], capture_output=True, text=True, check=False)
     if "jdk.compiler" in done.stderr:
         pytest.skip("this Java is a runtime without a compiler")

@@ -17,6 +17,16 @@ from torchserve_guard.unix_http import Response, request
 Answer = Callable[[Callable[[bytes], None]], None]
 
 
+def whole_request(peer: socket.socket) -> bytes:
+    text = b""
+    while b"\r\n\r\n" not in text or (b"Content-Length: 3" in text and not text.endswith(b"\r\n\r\nxyz")):
+        more = peer.recv(65536)
+        if not more:
+            break
+        text += more
+    return text
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answer], tuple[Path, list[bytes]]]]:
     """Start a peer that reads one request and answers by hand; return its path and what it read."""
@@ -34,7 +44,7 @@ def serve() -> Iterator[Callable[[Answer], tuple[Path, list[bytes]]]]:
                 with listener, suppress(OSError):
                     peer, _ = listener.accept()
                     with peer:
-                        read.append(peer.recv(65536))
+                        read.append(whole_request(peer))
                         answer(peer.sendall)
 
             threads.append(threading.Thread(target=work, daemon=True))

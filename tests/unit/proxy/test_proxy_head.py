@@ -1,0 +1,150 @@
+"""The head: what it says, and llhttp as a second reader of all that is accepted."""
+
+from __future__ import annotations
+
+import httptools
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
+from torchserve_guard.proxy.head import Kept, RequestReader, ResponseReader
+from torchserve_guard.proxy.limits import Limits
+from torchserve_guard.wire import Listener
+
+LIMITS = Limits()
+
+
+def reader(listener: Listener = Listener.INFERENCE) -> RequestReader:
+    return RequestReader(listener, LIMITS)
+
+
+def head(*lines: bytes, start: bytes = b"GET /ping HTTP/1.1") -> bytes:
+    return b"\r\n".join([start, b"Host: x", *lines])
+
+
+class Reading:
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.url, self.whole = b"", False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.whole = True
+
+
+NAMES = st.sampled_from(
+    [b"A", b"X-B", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Accept", b"transfer-encoding", b"A b", b""]
+)
+VALUES = st.lists(
+    st.sampled_from(
+        [b"1", b"chunked", b"close", b"keep-alive", b",", b" ", b"\t", b"\x0b", b"\0", b"\r", b"\n", b"\xff", b"+"]
+    ),
+    max_size=4,
+).map(b"".join)
+LINES = st.lists(st.tuples(NAMES, st.sampled_from([b":", b": ", b" :", b":\t", b""]), VALUES).map(b"".join), max_size=5)
+STARTS = st.sampled_from(
+    [b"GET /a HTTP/1.1", b"POST /a HTTP/1.1", b"GET /a HTTP/1.0", b"GET  /a HTTP/1.1", b"GET /a HTTP/1.2"]
+)
+
+
+@given(STARTS, LINES)
+@example(b"POST /a HTTP/1.1", [b"Transfer-Encoding: chunked"])
+@example(b"POST /a HTTP/1.1", [b"A: b", b"Content-Length: 1"])
+def test_what_is_accepted_llhttp_reads_the_same(start, lines):
+    raw = head(*lines, start=start)
+    if b"\r\n\r\n" in raw:
+        return
+    try:
+        request = reader().read(raw)
+    except Refusal:
+        return
+    reading = Reading()
+    parser = httptools.HttpRequestParser(reading)
+    try:
+        parser.feed_data(raw + b"\r\n\r\n")
+    except httptools.HttpParserError:
+        pytest.fail(f"accepted, and refused by llhttp: {raw!r}")
+    said = {name.lower(): value.strip() for name, value in reading.headers}
+    assert (reading.url, reading.whole) == (request.target, True)
+    assert request.chunked == (b"transfer-encoding" in said)
+    assert request.length == (int(said[b"content-length"]) if b"content-length" in said else None)
+    assert request.keep_alive == parser.should_keep_alive() or request.keep_alive is False
+    assert [line.partition(b": ")[0] for line in request.passed] == [
+        name for name, _ in reading.headers if name in {b"A", b"X-B", b"Accept"}
+    ]
+
+
+def test_a_line_read_again_means_the_same():
+    again = reader()
+    raw = head(b"A: b", b"Content-Length: 3", b"Authorization: Bearer k", b"X-Request-Id: r", b"Expect: 100-continue")
+    first = again.read(raw)
+    assert again.read(raw) == first
+    assert (first.length, first.authorization, first.request_id, first.expects) == (3, b"Bearer k", b"r", True)
+    assert first.passed == [b"A: b\r\n"]
+
+
+def test_no_secret_is_kept():
+    again = reader()
+    again.read(head(b"Authorization: Bearer secret", b"Cookie: secret", b"Proxy-Authorization: secret"))
+    assert not [line for line in again._lines._entries if b"secret" in line]
+
+
+def test_what_is_kept_is_bounded():
+    kept: Kept[int, int] = Kept(10)
+    for number in range(100):
+        kept.keep(number, number)
+    assert (len(kept), kept.get(99), kept.get(0)) == (10, 99, None)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "error"),
+    [
+        (b"G", None),
+        (b"GET /pi", None),
+        (b"GET /ping HTTP/1.1\r", None),
+        (b"GET /ping HTTP/1.1\r\nHos", None),
+        (b"\x16\x03\x01", BadRequest),
+        (b"\r\n", BadRequest),
+        (b"GET /\r\n", BadRequest),
+        (b"GET / FTP", BadRequest),
+        (b"GET /ping HTTP/1.1\r\nHost: x\n", BadRequest),
+        (b"GET /" + b"a" * 5000, HeaderTooLarge),
+        (b"GET /ping HTTP/1.1\r\n" + b"A: b\r\n" * 5000, HeaderTooLarge),
+    ],
+)
+def test_a_beginning_that_cannot_become_a_head_is_refused_at_once(beginning, error):
+    if error is None:
+        reader().verify_beginning(beginning)
+    else:
+        with pytest.raises(error):
+            reader().verify_beginning(beginning)
+
+
+def test_elsewhere_than_on_inference_few_headers_pass():
+    raw = head(b"X-Mine: 1", b"Accept: */*", b"User-Agent: /token")
+    assert reader(Listener.MANAGEMENT).read(raw).passed == [b"Accept: */*\r\n"]
+    assert len(reader().read(raw).passed) == 3
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Content-Length: 1", b"Content-Length: 1"],
+        [b"Content-Length: 1", b"Transfer-Encoding: chunked"],
+        [b"Content-Length: +1"],
+        [b"Transfer-Encoding: identity"],
+        [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
+        [b"A : b"],
+        [b"A: b\nC: d"],
+        [b" folded"],
+    ],
+)
+def test_an_answer_in_doubt_is_none(lines):
+    with pytest.raises(ValueError, match=r"."):
+        ResponseReader().read(b"\r\n".join([b"HTTP/1.1 200 OK", *lines]))
