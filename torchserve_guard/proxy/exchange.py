@@ -123,7 +123,7 @@ class Exchange(asyncio.Protocol):
         """Answer with 502 when nothing was said yet, else cut the connection; send once more what may be."""
         self._upstream = None
         request = self._request
-        if False and not self._gone and request.method in _SAFE and not request.has_body:
+        if untouched and not self._gone and request.method in _SAFE and not request.has_body:
             self._open(self._outgoing, streams=False)
         else:
             self._unanswered(UpstreamFailed("TorchServe did not answer.", reason=why, rule="proxy.upstream"))
