@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from torchserve_guard import archives, scan
-from torchserve_guard.errors import ConfigError, VerificationError
+from torchserve_guard import archives, scan, wire
+from torchserve_guard.errors import BadRequest, ConfigError, VerificationError
 from torchserve_guard.findings import Finding, Report, Severity, Subject
 from torchserve_guard.settings import LoadItem, Settings
 
@@ -87,8 +87,18 @@ def entries_of(settings: Settings, items: Iterable[LoadItem], now: datetime) -> 
 
 
 def loaded(staged: archives.Staged, item: LoadItem) -> Loaded:
-    """Return the model that TorchServe will make of a staged archive (ModelManager.createModelArchive)."""
+    """Return the model that TorchServe will make of a staged archive (ModelManager.createModelArchive).
+
+    Raises `VerificationError` for a name or version that no request could spell.
+    """
     name, version = archives.model_of(staged)
+    try:
+        wire.verify_name("the model's name", item.model or name)
+        wire.verify_name("the model's version", version)
+    except BadRequest as error:
+        raise VerificationError(
+            f"{staged.name}: {error}; nobody could ask for it; build the archive again with another"
+        ) from error
     return Loaded(staged, item, item.model or name, version)
 
 

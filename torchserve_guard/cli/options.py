@@ -38,7 +38,7 @@ FLAGS: tuple[tuple[str, Any, Any, tuple[str, ...], str | None, str], ...] = (
         "What to load instead of `load_models`; several may follow, ALL loads all.",
     ),
     ("log_config", str | None, None, ("--log-config",), "FILE", "A log4j2 configuration for TorchServe."),
-    ("cpp_log_config", str | None, None, ("--cpp-log-config",), "FILE", "A log configuration for C++ workers."),
+    ("cpp_log_config", str | None, None, ("--cpp-log-config",), "FILE", "Refused: C++ workers are not run."),
     ("plugins_path", str | None, None, ("--plugins-path", "--ppath"), "DIR", "Refused: jars are not verified."),
     ("foreground", bool, False, ("--foreground",), None, "Accepted: the guard always runs in the foreground."),
     (

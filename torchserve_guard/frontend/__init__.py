@@ -8,7 +8,7 @@ there, and leaves with the guard, however that goes.
 from torchserve_guard.frontend.classarchive import archive_of, make_archive, usable
 from torchserve_guard.frontend.configuration import PASSED_ON, PINNED, Launch, render
 from torchserve_guard.frontend.environment import build_environment, path_candidates
-from torchserve_guard.frontend.java import Java, find_java, verify_arguments
+from torchserve_guard.frontend.java import Java, find_java
 from torchserve_guard.frontend.process import Frontend
 from torchserve_guard.frontend.rundirectory import RunDirectory, Sockets, trusted
 from torchserve_guard.frontend.states import ExpectedModel, ModelState
@@ -37,6 +37,5 @@ __all__ = [
     "render",
     "trusted",
     "usable",
-    "verify_arguments",
     "verify_workers",
 ]

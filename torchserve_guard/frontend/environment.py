@@ -151,6 +151,8 @@ def _ours(path: Sequence[Path], temporary: Path, log_location: Path, metrics_loc
         "TEMP": str(temporary),
         "LOG_LOCATION": str(log_location),
         "METRICS_LOCATION": str(metrics_location),
+        # A worker of root writes its compiled modules even into a tree that is read-only, and so changes it.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

@@ -1,16 +1,16 @@
-"""Java: where it is, how old it is, and which of its options may be asked for."""
+"""Java: where it is, and how old it is."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from torchserve_guard.errors import ConfigError, FrontendError
+from torchserve_guard.errors import FrontendError
 
 OLDEST = 11
 REMEDY = "install a Java runtime of version 11 or later, set `JAVA_HOME`, or `pip install torchserve-guard[java]`"
@@ -86,34 +86,3 @@ def _asked(path: Path) -> str:
         raise FrontendError(f"java: `{path} -version` failed: {error}; {REMEDY}") from error
     line = re.search(r'version "([^"]+)"', done.stderr.decode(errors="replace"))
     return line[1] if line else "unknown"
-
-
-# What `vmargs` may hold. Options that name a file, a class, a command or another file of options run code or
-# write where they are told (`-javaagent`, `-XX:OnError=`, `-XX:Flags=`, `@file`, `-D`); none of them is here.
-_SIZE = r"\d{1,15}[kKmMgGtT]?"
-_NUMBER = r"\d{1,15}(\.\d{1,6})?"
-PERMITTED = (
-    rf"-X(ms|mx|mn|ss){_SIZE}",
-    rf"-XX:(MaxDirectMemorySize|MaxMetaspaceSize|MetaspaceSize|ReservedCodeCacheSize|G1HeapRegionSize)={_SIZE}",
-    rf"-XX:(Max|Min|Initial)RAMPercentage={_NUMBER}",
-    rf"-XX:(ActiveProcessorCount|ParallelGCThreads|ConcGCThreads|MaxGCPauseMillis|CICompilerCount)={_NUMBER}",
-    rf"-XX:(NewRatio|SurvivorRatio|InitiatingHeapOccupancyPercent|TieredStopAtLevel)={_NUMBER}",
-    r"-XX:\+Use(Serial|Parallel|G1|Z|Shenandoah)GC",
-    r"-XX:[+-](UseContainerSupport|UseStringDeduplication|UseCompressedOops|UseNUMA|UseTransparentHugePages)",
-    r"-XX:[+-](AlwaysPreTouch|DisableExplicitGC|TieredCompilation|ExitOnOutOfMemoryError|CrashOnOutOfMemoryError)",
-    r"-(server|ea|esa|da|dsa)",
-)
-_PERMITTED = re.compile("|".join(f"(?:{pattern})" for pattern in PERMITTED), re.ASCII)
-
-
-def verify_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
-    """Return the JVM's arguments if each is one that only tunes it; raise ConfigError naming those that do more."""
-    asked = tuple(arguments)
-    refused = [argument for argument in asked if not _PERMITTED.fullmatch(argument)]
-    if refused:
-        raise ConfigError.of(
-            f"vmargs: `{argument}` is not among the options that only tune memory, processors and garbage collection;"
-            " others can run code; remove it"
-            for argument in refused
-        )
-    return asked

@@ -10,18 +10,17 @@ from __future__ import annotations
 import re
 
 SIZE = r"[0-9]{1,12}[kKmMgGtT]?"
+NUMBER = r"[0-9]{1,15}(\.[0-9]{1,6})?"
 ALLOWED = re.compile(
     rf"-X(ms|mx|mn|ss){SIZE}"
-    r"|-XX:[+-]Use(G1|Z|Parallel|Serial|Shenandoah|Epsilon)GC"
-    r"|-XX:[+-](UseContainerSupport|UseStringDeduplication|UseCompressedOops|UseNUMA|UseTransparentHugePages|UseLargePages)"
-    r"|-XX:[+-](AlwaysPreTouch|ExitOnOutOfMemoryError|CrashOnOutOfMemoryError|DisableExplicitGC|ParallelRefProcEnabled)"
     rf"|-XX:(MaxDirectMemorySize|MetaspaceSize|MaxMetaspaceSize|ReservedCodeCacheSize|G1HeapRegionSize)={SIZE}"
-    r"|-XX:(MaxGCPauseMillis|ParallelGCThreads|ConcGCThreads|ActiveProcessorCount|NewRatio|SurvivorRatio)=[0-9]{1,9}"
-    r"|-XX:(Initial|Max|Min)RAMPercentage=[0-9]{1,3}(\.[0-9]{1,3})?"
-    r"|-server|-ea|-da"
-    r"|-Djava\.net\.preferIPv[46](Stack|Addresses)=(true|false)"
-    r"|-Dio\.netty\.[A-Za-z.]{1,60}=[0-9A-Za-z]{1,20}"
-    r"|-D(user\.timezone|file\.encoding|user\.language)=[A-Za-z0-9_/+-]{1,40}"
+    rf"|-XX:(Initial|Max|Min)RAMPercentage={NUMBER}"
+    rf"|-XX:(ActiveProcessorCount|ParallelGCThreads|ConcGCThreads|MaxGCPauseMillis|CICompilerCount)={NUMBER}"
+    rf"|-XX:(NewRatio|SurvivorRatio|InitiatingHeapOccupancyPercent|TieredStopAtLevel)={NUMBER}"
+    r"|-XX:[+-]Use(G1|Z|Parallel|Serial|Shenandoah)GC"
+    r"|-XX:[+-](UseContainerSupport|UseStringDeduplication|UseCompressedOops|UseNUMA|UseTransparentHugePages)"
+    r"|-XX:[+-](AlwaysPreTouch|DisableExplicitGC|TieredCompilation|ExitOnOutOfMemoryError|CrashOnOutOfMemoryError)"
+    r"|-(server|ea|esa|da|dsa)"
 )
 REMEDIES = (
     ("-Dlog4j", "use `guard.frontend_log`"),

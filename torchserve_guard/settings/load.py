@@ -24,7 +24,6 @@ from torchserve_guard.settings.settings import Limits, LoadItem, Settings
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DEFAULT_PORTS = {"inference": 8080, "management": 8081, "metrics": 8082}
-FILES_OF_WORKERS = ("metrics_config", "cpp_log_config")
 
 
 def load(config: Path, flags: Flags, around: Surroundings) -> Settings:
@@ -77,9 +76,9 @@ def _passthrough(reading: Reading) -> dict[str, str]:
     """Return the keys that TorchServe gets as they are; every value given is read, so that all complaints are told."""
     for name in reading.given:
         reading.value(name, None)
-    for name in FILES_OF_WORKERS:
-        if name in reading.given and not (reading.around.cwd / reading.given[name].text).is_file():
-            reading.complain(name, "is not a file; TorchServe would start, and no worker would")
+    metrics = reading.given.get("metrics_config")
+    if metrics is not None and not (reading.around.cwd / metrics.text).is_file():
+        reading.complain("metrics_config", "is not a file; TorchServe would start, and no worker would")
     return {name: _absolute(reading, name) for name in reading.given if KEYS[name].fate is Fate.PASS}
 
 

@@ -79,14 +79,14 @@ class Reading:
             "workflow_store": flags.workflow_store,
             "load_models": ",".join(flags.models) or None,
             "guard.frontend_log": flags.log_config,
-            "cpp_log_config": flags.cpp_log_config,
             "disable_token_authorization": "true" if flags.disable_token_auth else None,
             "enable_model_api": "true" if flags.enable_model_api else None,
             **flags.overrides,
         }
         self.given |= {name: Given(text, f"flag for {name}") for name, text in texts.items() if text is not None}
-        if flags.plugins_path is not None:
-            self.complaints.append(f"--plugins-path `{flags.plugins_path}`: {KEYS['plugins_path'].why}")
+        for flag, value in (("plugins_path", flags.plugins_path), ("cpp_log_config", flags.cpp_log_config)):
+            if value is not None:
+                self.complaints.append(f"--{flag.replace('_', '-')} `{value}` {KEYS[flag].why}")
 
     def read(self, name: str, reader: Callable[[str], T], default: T) -> T:
         """Return what `reader` makes of the value given for `name`; a `ValueError` becomes a complaint."""

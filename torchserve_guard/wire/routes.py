@@ -103,10 +103,13 @@ _REGISTER_WORKFLOW = (
 
 
 def _runs(name: str, path: str, action: Action = Action.INFER, parameters: tuple[Parameter, ...] = ()) -> list[Route]:
-    """Return the two rows of a path that runs a model: running it, and OPTIONS, which describes it."""
+    """Return the two rows of a path that runs a model: running it, and OPTIONS, which describes it.
+
+    The description tells whether the model is there, so it asks for what inference asks for, as in stock.
+    """
     named_by = _MODEL_NAME.name if _MODEL_NAME in parameters else None
     run = Route(name, _INFERENCE, _RUN, path, action, "model", parameters, named_by, free_query=True, body=True)
-    return [run, replace(run, name=f"{name}-api", methods=_OPTIONS, action=Action.DESCRIBE_API, body=False)]
+    return [run, replace(run, name=f"{name}-api", methods=_OPTIONS, action=Action.SERVER_METADATA, body=False)]
 
 
 def _reads(name: str, path: str, methods: frozenset[str], action: Action, kind: str = "server") -> Route:
@@ -177,8 +180,8 @@ ROUTES: tuple[Route, ...] = (
     Route("model", _MANAGEMENT, _GET, "/models/{model}", Action.DESCRIBE_MODEL, "model", _DESCRIBE),
     Route("model-all", _MANAGEMENT, _GET, "/models/{model}/all", Action.DESCRIBE_MODEL, "model", _DESCRIBE),
     Route("model-version", _MANAGEMENT, _GET, "/models/{model}/{version}", Action.DESCRIBE_MODEL, "model", _DESCRIBE),
-    Route("model-api", _MANAGEMENT, _OPTIONS, "/models/{model}", Action.DESCRIBE_API, "model"),
-    Route("model-version-api", _MANAGEMENT, _OPTIONS, "/models/{model}/{version}", Action.DESCRIBE_API, "model"),
+    Route("model-api", _MANAGEMENT, _OPTIONS, "/models/{model}", Action.DESCRIBE_MODEL, "model"),
+    Route("model-version-api", _MANAGEMENT, _OPTIONS, "/models/{model}/{version}", Action.DESCRIBE_MODEL, "model"),
     Route(
         "scale-model",
         _MANAGEMENT,

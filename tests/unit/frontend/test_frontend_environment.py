@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.frontend.environment import ALLOWED, build_environment, path_candidates
 
-OURS = {"PATH", "TMPDIR", "TEMP", "LOG_LOCATION", "METRICS_LOCATION"}
+OURS = {"PATH", "TMPDIR", "TEMP", "LOG_LOCATION", "METRICS_LOCATION", "PYTHONDONTWRITEBYTECODE"}
 LOADERS = [
     "LD_PRELOAD", "LD_AUDIT", "LD_DEBUG", "GLIBC_TUNABLES", "GCONV_PATH",
     "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_HOME", "CLASSPATH",

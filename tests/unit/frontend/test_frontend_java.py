@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_guard.errors import ConfigError, FrontendError
-from torchserve_guard.frontend.java import find_java, verify_arguments, verify_version
+from torchserve_guard.errors import FrontendError
+from torchserve_guard.frontend.java import find_java, verify_version
 
 
 def runtime(directory: Path, version: str) -> Path:
@@ -73,26 +73,3 @@ def test_a_program_that_is_no_java_is_refused(tmp_path):
     java.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(FrontendError, match="failed"):
         find_java({"JAVA_HOME": str(tmp_path)})
-
-
-@pytest.mark.parametrize(
-    "argument",
-    ["-Xmx4g", "-Xms512m", "-XX:MaxRAMPercentage=75.0", "-XX:+UseG1GC", "-XX:-UseContainerSupport", "-server"],
-)
-def test_an_option_that_tunes_is_taken(argument):
-    assert verify_arguments([argument]) == (argument,)
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "-javaagent:/tmp/a.jar", "-agentpath:/tmp/a.so", "-agentlib:jdwp=transport=dt_socket", "-Xbootclasspath/a:/tmp",
-        "-cp", "-classpath", "/tmp", "@/tmp/options", "-XX:OnError=sh", "-XX:OnOutOfMemoryError=sh -c id",
-        "-XX:Flags=/tmp/f", "-XX:VMOptionsFile=/tmp/f", "-XX:HeapDumpPath=/tmp", "-Xlog:gc:file=/tmp/x", "-Dx=y",
-        "-DTS_DEBUG=true", "-Djava.io.tmpdir=/tmp", "-Xmx4g -javaagent:x", "-Xmx4g\n", "-XX:+StartAttachListener",
-        "-XX:-DisableAttachMechanism", "--module-path=/tmp", "-jar", "-Xrunhprof", "-XX:SharedArchiveFile=/tmp/x", "",
-    ],
-)  # fmt: skip
-def test_an_option_that_could_run_code_or_write_files_is_refused(argument):
-    with pytest.raises(ConfigError, match="remove it"):
-        verify_arguments(["-Xmx1g", argument])

@@ -115,7 +115,7 @@ def stock(listener: Listener, method: str, target: bytes) -> Reading:
 # One list of steps in the order of InferenceRequestHandler, so that the two can be compared line by line.
 def stock_inference(method: str, s: list[str], parameter: Lookup) -> Reading:  # noqa: C901, PLR0911, PLR0912
     def run(action: str, name: str | None, version: str | None = None, rest: list[str] | None = None) -> Reading:
-        return Reading("describe-api" if method == "OPTIONS" else action, name, version, tuple(rest or ()))
+        return Reading("server-metadata" if method == "OPTIONS" else action, name, version, tuple(rest or ()))
 
     if (
         s[1] in {"ping", "predictions", "explanations", "invocations"}
@@ -195,7 +195,7 @@ def stock_models(method: str, s: list[str], parameter: Lookup) -> Reading:
         case "DELETE":
             return Reading("unregister-model", s[2], version)
         case "OPTIONS":
-            return Reading("describe-api", s[2], version)
+            return Reading("describe-model", s[2], version)
     raise StockRefuses(405)
 
 
