@@ -7,13 +7,16 @@ would make it run anything else (a URL, a handler or interpreter from the reques
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from torchserve_guard import archives, preflight, scan
-from torchserve_guard.access import Operation
-from torchserve_guard.errors import Forbidden, VerificationError
+from torchserve_guard.access import Action, Operation
+from torchserve_guard.errors import Forbidden, Unavailable, VerificationError
 from torchserve_guard.settings import LoadItem, Settings
 from torchserve_guard.settings.load import NAME
 
@@ -22,15 +25,23 @@ CHOOSERS = {"handler": (), "runtime": ("python",), "s3_sse_kms": ("false",)}
 
 
 class Registration:
-    """Prepares registrations, one at a time. `now` gives the time, with its zone."""
+    """What TorchServe is shown, at a start and while it runs.
 
-    def __init__(self, settings: Settings, store: archives.Store, exposed: Path, now: Callable[[], datetime]) -> None:
+    `exposed` is the model store that TorchServe sees, `links` where it keeps its own links to what it registered
+    from there. `now` gives the time, with its zone.
+    """
+
+    def __init__(
+        self, settings: Settings, store: archives.Store, exposed: Path, links: Path, now: Callable[[], datetime]
+    ) -> None:
         self._settings = settings
         self._store = store
         self._exposed = exposed
+        self._links = links
         self._now = now
         self._one_at_a_time = asyncio.Lock()
         self._shown: dict[str, preflight.Loaded] = {}
+        self._under_way: Counter[str] = Counter()
 
     def expose(self, model: preflight.Loaded) -> None:
         """Show a staged archive to TorchServe under its own name."""
@@ -40,15 +51,35 @@ class Registration:
     async def prepare(self, operation: Operation) -> Operation:
         """Verify, stage, scan and expose what is to be registered; return what is to be forwarded.
 
-        Raises `Forbidden`, or `VerificationError` when the archive is not what the manifest promises.
+        `settled` must follow. Raises `Forbidden`, `Unavailable` while another archive of that name is being
+        registered, or `VerificationError` when the archive is not what the manifest promises.
         """
         archive = _archive_of(operation)
         async with self._one_at_a_time:
-            await asyncio.to_thread(self._admit, archive)
+            model = await asyncio.to_thread(self._admitted, archive)
+            self._verify_settled(model)
+            self.pin()
+            self.expose(model)
+            self._under_way[archive] += 1
         return operation
 
-    async def settled(self, operation: Operation, status: int | None) -> None:
-        """Take note of how a change ended."""
+    async def settled(self, operation: Operation, _status: int | None) -> None:
+        """Take note that a change has ended, well or not."""
+        if operation.action is Action.REGISTER_MODEL:
+            self._under_way[_archive_of(operation)] -= 1
+            self.pin()
+
+    def pin(self) -> None:
+        """Make TorchServe's links point at the staged trees themselves.
+
+        TorchServe links to the *name* in its store (ModelArchive.downloadModel) and follows that link whenever a
+        worker starts. INVARIANT: what was registered under a name stays what it was, whatever the name shows later.
+        """
+        for link in self._links.glob("*/*"):
+            if link.is_symlink() and link.readlink().parent == self._exposed:
+                fresh = link.with_name(f".{secrets.token_hex(8)}")
+                fresh.symlink_to(os.path.realpath(link))
+                fresh.rename(link)
 
     def listed(self) -> tuple[Mapping[str, str], ...]:
         """Return the archives that TorchServe is shown, with the model that each holds and its digest."""
@@ -57,7 +88,15 @@ class Registration:
             for archive, one in sorted(self._shown.items())
         )
 
-    def _admit(self, archive: str) -> None:
+    def _verify_settled(self, model: preflight.Loaded) -> None:
+        # INVARIANT: a name never changes what it shows between a registration's record and TorchServe's reading.
+        archive = model.item.archive
+        if self._under_way[archive] > 0 and self._shown[archive].staged.digest != model.staged.digest:
+            raise Unavailable(
+                "Another archive of this name is being registered", reason=f"`{archive}`", rule="register-under-way"
+            )
+
+    def _admitted(self, archive: str) -> preflight.Loaded:
         settings, item = self._settings, LoadItem(archive)
         (entry,) = preflight.entries_of(settings, (item,), self._now())
         staged = self._store.stage(settings.model_store / entry.name, entry)
@@ -65,7 +104,7 @@ class Registration:
         serious = [finding for finding in found if finding.severity >= settings.fail_on]
         if serious:
             raise VerificationError(f"`{archive}`: {serious[0].rule}: {serious[0].message}; {serious[0].remedy}")
-        self.expose(preflight.loaded(staged, item))
+        return preflight.loaded(staged, item)
 
 
 def _archive_of(operation: Operation) -> str:

@@ -153,13 +153,16 @@ class _Guard:
     async def _guarded(self, root: Path) -> int:
         exposed = root / "models"
         exposed.mkdir(mode=0o700)
-        self.registration = Registration(self.settings, self.store, exposed, lambda: datetime.now(UTC))
+        launch = _launch(self.settings, self.models, root, exposed)
+        links = launch.run.temporary / "models"
+        self.registration = Registration(self.settings, self.store, exposed, links, lambda: datetime.now(UTC))
         for model in self.models:
             self.registration.expose(model)
-        self.frontend = Frontend(_launch(self.settings, self.models, root, exposed))
+        self.frontend = Frontend(launch)
         try:
             async with self.frontend:
                 if await self._ready():
+                    self.registration.pin()
                     await self._open()
         finally:
             self.state = State.STOPPED

@@ -137,6 +137,8 @@ ROWS: tuple[Key, ...] = (
     _pass("blacklist_env_vars"),
     _pass("initial_worker_port", Kind.INT, 1, 65535),
     _pass("initial_distribution_port", Kind.INT, 1, 65535),
+    # It runs `python` from the PATH, and the first folder of the PATH that TorchServe gets is the interpreter's own.
+    _pass("cpu_launcher_enable", Kind.BOOL),
     _pass("ipex_enable", Kind.BOOL),
     _pass("ipex_gpu_enable", Kind.BOOL),
     _refuse("cpp_log_config", "is for C++ workers, which are not run under the guard; remove it"),
@@ -148,7 +150,6 @@ ROWS: tuple[Key, ...] = (
     _pin("use_native_io", Kind.BOOL),
     # what runs code, or lets somebody else decide
     _refuse("system_metrics_cmd", "runs any command, at the start and every minute; remove it"),
-    _refuse("cpu_launcher_enable", "runs `python` from the PATH in front of every worker; remove it", "false"),
     _refuse("cpu_launcher_args", "puts words into the command line of every worker; remove it"),
     _refuse(
         "enable_envvars_config",

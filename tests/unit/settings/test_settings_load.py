@@ -82,7 +82,6 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "install_py_dep_per_model=true",
         "plugins_path=/plugins",
         "system_metrics_cmd=-c print(1)",
-        "cpu_launcher_enable=true",
         "cpu_launcher_args=--x",
         "python=/tmp/python",
         "model_server_home=/tmp",
