@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--warm-up", type=int, default=40, help="seconds of load on each server before any is counted")
     options = parser.parse_args()
     need("wrk")
     print(machine(), versions("torchserve", "torch", "uvloop", "httptools"), sep="; ")
@@ -32,8 +33,9 @@ def main() -> None:
         load = {"load_models": "noop.mar"}
         stock, guarded = servers.Stock(folder / "s", store, load), servers.Guarded(folder / "g", store, load)
         with servers.serving(stock, ("noop",)), servers.serving(guarded):
+            # The JVM compiles for some 20,000 requests; until then it is the compiler that is measured.
             for server in (stock, guarded) * 2:
-                wrk(server.inference, "/predictions/noop", 8, options.seconds, folder)
+                wrk(server.inference, "/predictions/noop", 8, options.warm_up // 2, folder)
             for connections in CONNECTIONS:
                 compare(stock, guarded, connections, options, folder)
 

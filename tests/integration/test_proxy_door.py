@@ -256,6 +256,7 @@ def guarded(folder: Path, *, mode: Mode = Mode.NONE, keys_required: bool = False
         assert guard.stats().connections == 0
         eventually(lambda: guard.stats().upstream_connections == 0)
     finally:
+        asyncio.run_coroutine_threadsafe(door.close(0), loop).result(TIMEOUT)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(TIMEOUT)
         loop.close()

@@ -158,7 +158,7 @@ class ClientConnection(Exchange):
         self._buffer = data[len(head) :]
         self._identified(request)
         try:
-            pass
+            self._passage.permit(understood, request.authorization)
             if request.length or request.chunked:
                 self._begin_body(request, understood)
                 return
