@@ -37,7 +37,7 @@ class Load:
 
 
 def machine() -> str:
-    """One line about where this runs."""
+    """Say in one line where this runs."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         "?",
@@ -46,7 +46,7 @@ def machine() -> str:
 
 
 def versions(*names: str) -> str:
-    """The versions of the packages that matter."""
+    """Name the versions of the packages that matter."""
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
@@ -93,5 +93,12 @@ def _seconds(text: str) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Median, with least and most."""
+    """Return the median, with least and most."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def row(name: str, loads: list[Load]) -> str:
+    """Return the figures of several rounds on one line."""
+    rate, p50, p99 = ([getattr(load, what) for load in loads] for what in ("rate", "p50", "p99"))
+    milliseconds = [spread([value * 1e3 for value in values]) for values in (p50, p99)]
+    return f"  {name:8} requests/s {spread(rate)}, p50 ms {milliseconds[0]}, p99 ms {milliseconds[1]}"

@@ -1,6 +1,6 @@
-"""Time from the start command to the first prediction, guarded against stock in the same run: a 5 MB and a 1 GB archive.
+"""Time from the start command to the first prediction, guarded against stock in the same run.
 
-Cold: the guard has never seen the archive. Warm: its store holds it (and is verified again). Stock unpacks every time.
+For a 5 MB and a 1 GB archive. Cold: the guard has never seen the archive. Warm: its store holds it (and is verified again). Stock unpacks every time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from _measure import ROOT, SCRIPTS, machine, spread, versions
-
 import servers
+from _measure import ROOT, SCRIPTS, machine, spread, versions
 
 SIZES = {"5 MB": 5_000_000, "1 GB": 1_000_000_000}
 

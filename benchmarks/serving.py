@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-
-from _measure import ROOT, machine, need, spread, versions, wrk
+from pathlib import Path
 
 import servers
+from _measure import ROOT, machine, need, row, spread, versions, wrk
 
 CONNECTIONS = (1, 8, 32)
+FIGURES = ("rate", "p50", "p99")
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def compare(
-    stock: servers.Stock, guarded: servers.Guarded, connections: int, options: argparse.Namespace, folder
+    stock: servers.Stock, guarded: servers.Guarded, connections: int, options: argparse.Namespace, folder: Path
 ) -> None:
     pairs = []
     for number in range(options.rounds):
@@ -51,15 +52,10 @@ def compare(
             seen[id(server)] = wrk(server.inference, "/predictions/noop", connections, options.seconds, folder)
         pairs.append((seen[id(stock)], seen[id(guarded)]))
     print(f"{connections} connections, {options.rounds} rounds of {options.seconds} s each, median (least-most):")
-    print(
-        f"  stock    requests/s {spread([a.rate for a, _ in pairs])}, p50 ms {spread([a.p50 * 1e3 for a, _ in pairs])}, p99 ms {spread([a.p99 * 1e3 for a, _ in pairs])}"
-    )
-    print(
-        f"  guarded  requests/s {spread([b.rate for _, b in pairs])}, p50 ms {spread([b.p50 * 1e3 for _, b in pairs])}, p99 ms {spread([b.p99 * 1e3 for _, b in pairs])}"
-    )
-    print(
-        f"  ratio    throughput {spread([b.rate / a.rate for a, b in pairs])}, p50 {spread([b.p50 / a.p50 for a, b in pairs])}, p99 {spread([b.p99 / a.p99 for a, b in pairs])}"
-    )
+    print(row("stock", [theirs for theirs, _ in pairs]))
+    print(row("guarded", [ours for _, ours in pairs]))
+    ratios = {what: [getattr(ours, what) / getattr(theirs, what) for theirs, ours in pairs] for what in FIGURES}
+    print("  ratio    " + ", ".join(f"{what} {spread(values)}" for what, values in ratios.items()))
     failed = sum(a.failed + b.failed for a, b in pairs)
     if failed:
         print(f"  FAILED   {failed} requests")

@@ -42,13 +42,14 @@ from torchserve_guard.frontend import (
 from torchserve_guard.identity import KeyFile
 from torchserve_guard.policy import Access, decide
 from torchserve_guard.preflight import Loaded, Preflight, preflight, stopping
-from torchserve_guard.proxy import Door, Enforcer, ListenerSpec
+from torchserve_guard.proxy import Door, Enforcer, ListenerSpec, verify_available
 from torchserve_guard.proxy import Limits as DoorLimits
 from torchserve_guard.registration import Registration
 from torchserve_guard.settings import Limits, Settings
 from torchserve_guard.wire import Listener
 
 FINDINGS = 3
+FEW_PROCESSORS = 2
 Say = Callable[[str], None]
 
 
@@ -66,6 +67,7 @@ def start(settings: Settings, say: Say, progress: Progress) -> int:
     """Guard a TorchServe until it is told to stop; return the exit code. Raises `GuardError`."""
     with claimed(settings.state_dir, settings.config) as record, _recorded(settings) as log:
         with _refusals_recorded(log):
+            verify_available({Listener(name): str(address) for name, address in settings.listeners.items()})
             store = archives.Store(settings.state_dir / "store")
             checked = preflight(settings, store, datetime.now(UTC), progress.advance)
             progress.finish()
@@ -351,4 +353,15 @@ def _launch(settings: Settings, models: tuple[Loaded, ...], root: Path, exposed:
         passed_on=settings.passthrough,
         jvm_arguments=settings.jvm_arguments,
         frontend_log=settings.frontend_log,
+        extra_arguments=_collector(settings.jvm_arguments, len(os.sched_getaffinity(0))),
     )
+
+
+def _collector(chosen: tuple[str, ...], processors: int) -> tuple[str, ...]:
+    """Return the garbage collector for a small machine, unless the user chose one.
+
+    Java takes two processors for a server and gives it G1, whose threads then compete with the workers; see
+    docs/adr/0004.
+    """
+    small = processors <= FEW_PROCESSORS and not any(argument.endswith("GC") for argument in chosen)
+    return ("-XX:+UseSerialGC",) if small else ()

@@ -43,7 +43,8 @@ def stock(listed: Path):
 def guarded(listed: Path):
     """A guarded TorchServe with the same configuration, in mode none."""
     with servers.folder("tsg-g-") as folder:
-        with servers.serving(servers.Guarded(folder, listed, {"load_models": LOADED})) as server:
+        server = servers.Guarded(folder, listed, {"load_models": LOADED})
+        with servers.serving(server):
             yield server
 
 

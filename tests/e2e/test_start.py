@@ -234,7 +234,7 @@ def test_kill_nine_of_the_guard_leaves_no_torchserve_behind(guard, listed, momen
     assert family
     server.signal(signal.SIGKILL)
     server.wait(10)
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive, alive
 
 

@@ -5,6 +5,6 @@ Each request is read strictly, understood, decided, recorded, and said to TorchS
 
 from torchserve_guard.proxy.enforcement import Enforcer
 from torchserve_guard.proxy.limits import Limits
-from torchserve_guard.proxy.server import Door, ListenerSpec, Stats
+from torchserve_guard.proxy.server import Door, ListenerSpec, Stats, verify_available
 
-__all__ = ["Door", "Enforcer", "Limits", "ListenerSpec", "Stats"]
+__all__ = ["Door", "Enforcer", "Limits", "ListenerSpec", "Stats", "verify_available"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -57,6 +58,11 @@ class Address:
         if self.path is not None:
             return await loop.create_unix_connection(protocol, self.path)
         return await loop.create_connection(protocol, self.host, self.port)
+
+    def try_out(self) -> None:
+        """Listen on a host and port for a moment. Raises `OSError` when that cannot be."""
+        if self.path is None:
+            socket.create_server((self.host, self.port)).close()
 
     async def listen(
         self, loop: asyncio.AbstractEventLoop, protocol: Callable[[], asyncio.Protocol], backlog: int

@@ -93,10 +93,7 @@ class Door:
         try:
             server = await address.listen(loop, lambda: ClientConnection(passage, loop), _BACKLOG)
         except OSError as error:
-            raise ConfigError(
-                f"{listener.value}_address `{address}`: cannot listen there ({error.strerror or error}); "
-                "free the address or configure another"
-            ) from error
+            raise _taken(listener, address, error) from error
         self._servers.append(server)
         self._remember(address)
 
@@ -155,6 +152,32 @@ class Door:
             if os.path.lexists(path) and path.lstat().st_ino == inode:
                 path.unlink()
         self._sockets.clear()
+
+
+def verify_available(listeners: Mapping[Listener, str]) -> None:
+    """Return if every address can be listened on now; raise one `ConfigError` that names those that cannot.
+
+    A door opens long after a start began: better told at once.
+    """
+    complaints: list[str] = []
+    for listener, text in listeners.items():
+        address = Address.parse(text)
+        try:
+            _verify_free(listener, address)
+            address.try_out()
+        except OSError as error:
+            complaints += _taken(listener, address, error).complaints
+        except ConfigError as error:
+            complaints += error.complaints
+    if complaints:
+        raise ConfigError.of(complaints)
+
+
+def _taken(listener: Listener, address: Address, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{listener.value}_address `{address}`: cannot listen there ({error.strerror or error}); "
+        "free the address or configure another"
+    )
 
 
 def _verify_free(listener: Listener, address: Address) -> None:
