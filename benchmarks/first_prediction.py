@@ -1,6 +1,7 @@
 """Time from the start command to the first prediction, guarded against stock in the same run.
 
-For a 5 MB and a 1 GB archive. Cold: the guard has never seen the archive. Warm: its store holds it (and is verified again). Stock unpacks every time.
+For a 5 MB and a 1 GB archive. Cold: the guard has never seen the archive. Warm: its store holds it, and it is
+verified again. Stock unpacks every time.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ import tempfile
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchserve_guard.cli import options
 from torchserve_guard.cli.progress import Progress
-from torchserve_guard.settings import Flags
+
+if TYPE_CHECKING:
+    from torchserve_guard.settings import Settings
 
 FINDINGS = 3
 
@@ -36,8 +38,7 @@ class Threshold(Enum):
 
 @options.takes_flags
 def check(
-    flags: Flags,
-    config: options.Config = None,
+    settings: Settings,
     form: Annotated[Format, typer.Option("--format", help="How the report is written.")] = Format.TEXT,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the report to a file.")] = None,
     fail_on: Annotated[
@@ -53,7 +54,6 @@ def check(
     from torchserve_guard.findings import Severity  # noqa: PLC0415
     from torchserve_guard.preflight import preflight  # noqa: PLC0415
 
-    settings = options.settings_of(config, flags)
     threshold = Severity[fail_on.name] if fail_on is not None else settings.fail_on
     with tempfile.TemporaryDirectory(prefix="tsguard-check-") as folder, Progress(sys.stderr) as progress:
         store = archives.Store(Path(folder) / "store")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import psutil
 import typer
 
-from torchserve_guard.admin.instance import Instance, running
 from torchserve_guard.cli import options
 from torchserve_guard.errors import FrontendError, GuardError
-from torchserve_guard.settings import Flags
-from torchserve_guard.unix_http import request
+
+if TYPE_CHECKING:
+    from torchserve_guard.admin.instance import Instance
 
 NOT_RUNNING = 5
 ANSWER_WITHIN = 5.0
@@ -23,11 +22,15 @@ LOOK_EVERY = 0.05
 
 
 def _instance(config: Path | None) -> Instance | None:
-    settings = options.settings_of(config, Flags())
+    from torchserve_guard.admin.instance import running  # noqa: PLC0415 - heavy; `--help` does without
+
+    settings = options.settings_of(config)
     return running(settings.state_dir, settings.config)
 
 
 def _ask(instance: Instance, method: str, target: str) -> dict[str, object]:
+    from torchserve_guard.unix_http import request  # noqa: PLC0415 - heavy; `--help` does without
+
     answer = request(Path(instance.control), method, target, {}, ANSWER_WITHIN)
     document = json.loads(answer.body)
     if not isinstance(document, dict):
@@ -66,6 +69,8 @@ def _text(document: dict[str, object]) -> str:
 
 def stop(config: options.Config = None) -> None:
     """Stop the guard of this configuration: close the door, finish what is in flight, stop TorchServe."""
+    import psutil  # noqa: PLC0415 - heavy; `--help` does without
+
     instance = _instance(config)
     if instance is None:
         typer.echo("not running")

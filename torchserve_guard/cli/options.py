@@ -7,12 +7,14 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from torchserve_guard.errors import ConfigError
-from torchserve_guard.settings import Flags, Settings, Surroundings, load
+
+if TYPE_CHECKING:
+    from torchserve_guard.settings import Flags, Settings
 
 Config = Annotated[
     Path | None,
@@ -64,14 +66,19 @@ OF_NO_EFFECT = frozenset({"foreground", "no_config_snapshots"})
 
 
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the flags of `torchserve --start` as its options, given to it as `flags`."""
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
-    parameters = [*own, *_parameters()]
+    """Return the command with `--config` and the flags of `torchserve --start`, which give it its `settings`."""
+    hints = get_type_hints(command, localns={"Settings": object}, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "settings"
+    ]
+    parameters = [*_parameters(), *own]
 
     @functools.wraps(command)
     def with_flags(**given: Any) -> None:
-        flags = _flags({name: given.pop(name) for name in [row[0] for row in FLAGS] + [MORE_MODELS]})
-        command(flags=flags, **given)
+        told = {parameter.name: given.pop(parameter.name) for parameter in _parameters()}
+        command(settings=_settings(told.pop("config"), told), **given)
 
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -79,7 +86,7 @@ def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """Return the flags as keyword parameters, in the form that typer reads."""
+    """Return `--config` and the flags as keyword parameters, in the form that typer reads."""
     options = [
         (name, Annotated[kind, typer.Option(*spellings, metavar=metavar, help=text)], default)
         for name, kind, default, spellings, metavar, text in FLAGS
@@ -89,23 +96,27 @@ def _parameters() -> list[inspect.Parameter]:
     ]
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, annotation, default in (*options, (MORE_MODELS, more, None))
+        for name, annotation, default in (("config", Config, None), *options, (MORE_MODELS, more, None))
     ]
 
 
-def _flags(given: dict[str, Any]) -> Flags:
+def _settings(config: Path | None, given: dict[str, Any]) -> Settings:
+    from torchserve_guard.settings import Flags  # noqa: PLC0415 - heavy; `--help` does without
+
     models, more = given.pop("models") or [], given.pop(MORE_MODELS) or []
     if more and not models:
         raise ConfigError(f"`{more[0]}` is not expected here; name models with --models, see --help")
     counted = {name: value for name, value in given.items() if name not in OF_NO_EFFECT}
-    return Flags(models=(*models, *more), **counted)
+    return settings_of(config, Flags(models=(*models, *more), **counted))
 
 
-def settings_of(config: Path | None, flags: Flags) -> Settings:
+def settings_of(config: Path | None, flags: Flags | None = None) -> Settings:
     """Return the settings. Raises `ConfigError`."""
+    from torchserve_guard.settings import Flags, Surroundings, load  # noqa: PLC0415 - heavy; `--help` does without
+
     if config is None:
         raise ConfigError("no configuration; name it with --config FILE or in TSGUARD_CONFIG")
-    return load(config, flags, Surroundings(dict(os.environ), Path.cwd(), Path.home()))
+    return load(config, flags or Flags(), Surroundings(dict(os.environ), Path.cwd(), Path.home()))
 
 
 def deliver(text: str, output: Path | None) -> None:

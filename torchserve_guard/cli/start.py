@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from torchserve_guard.cli import options
 from torchserve_guard.cli.progress import Progress
-from torchserve_guard.settings import Flags
+
+if TYPE_CHECKING:
+    from torchserve_guard.settings import Settings
 
 
 @options.takes_flags
 def start(
-    flags: Flags,
-    config: options.Config = None,
+    settings: Settings,
 ) -> None:
     """Verify the models, start TorchServe, and serve through the guard until SIGTERM or SIGINT.
 
@@ -24,7 +26,6 @@ def start(
     """
     from torchserve_guard import run  # noqa: PLC0415 - what serving needs is imported when it serves
 
-    settings = options.settings_of(config, flags)
     with Progress(sys.stderr) as progress:
         code = run.start(settings, say=_say, progress=progress)
     raise typer.Exit(code)
