@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -326,3 +328,29 @@ def test_the_lean_log_says_what_matters_and_nothing_for_each_request(guard, list
         assert sum(file.stat().st_size for file in logs.iterdir()) == before
         assert "ts_log.log" in os.listdir(logs)
         assert "noop" in (logs / "ts_log.log").read_text()
+
+
+def test_being_asked_to_stop_while_archives_are_verified_is_obeyed_and_recorded(guard, own_store):
+    store = own_store("noop.mar")
+    weights = store.parent / "weights.bin"
+    weights.write_bytes(os.urandom(1_000_000) * 400)
+    handler = Path(__file__).parents[1] / "models" / "noop.py"
+    options = {
+        "model-name": "heavy",
+        "version": "1.0",
+        "export-path": store,
+        "handler": handler,
+        "extra-files": weights,
+    }
+    command = [servers.SCRIPTS / "torch-model-archiver", *(f"--{name}={value}" for name, value in options.items())]
+    subprocess.run(command, check=True)
+    servers.manifest(store)
+    server = guard(store, {"load_models": "heavy.mar"})
+    server.launch()
+    deadline = time.monotonic() + 30
+    while not list(server.state.glob("store/staging/*")):
+        assert time.monotonic() < deadline
+    server.signal(signal.SIGTERM)
+    assert server.wait(30) == 0, server.output()
+    assert [entry["event"] for entry in server.audit()] == ["start", "stop"]
+    assert not list(server.state.glob("store/subjects/*"))

@@ -1,0 +1,244 @@
+"""The guard: one running, from the launch of TorchServe to its end. Leaving the contexts is the shutdown order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torchserve_guard import __version__, archives
+from torchserve_guard.access import Mode
+from torchserve_guard.admin.instance import Instance, publish
+from torchserve_guard.admin.socket import ControlSocket
+from torchserve_guard.admin.status import State, Status
+from torchserve_guard.audit import AuditLog
+from torchserve_guard.errors import FrontendError, GuardError
+from torchserve_guard.frontend import ExpectedModel, Frontend
+from torchserve_guard.identity import KeyFile
+from torchserve_guard.launching import launch_of
+from torchserve_guard.policy import Access, decide
+from torchserve_guard.preflight import Loaded
+from torchserve_guard.proxy import Door, Enforcer, ListenerSpec
+from torchserve_guard.proxy import Limits as DoorLimits
+from torchserve_guard.registration import Registration
+from torchserve_guard.settings import Limits, Settings
+from torchserve_guard.wire import Listener
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Guard:
+    """One running guard, from the launch of TorchServe to its end."""
+
+    settings: Settings
+    store: archives.Store
+    models: tuple[Loaded, ...]
+    log: AuditLog
+    record: Path
+    say: Say
+    state: State = State.STARTING
+    started: float = field(default_factory=time.monotonic)
+    signals: int = 0
+    frontend: Frontend | None = None
+    registration: Registration | None = None
+    door: Door | None = None
+
+    async def serve(self) -> int:
+        """Launch, wait until ready, open the door, and wait for the end of it."""
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.ask_to_stop)
+        with _run_directory(self.settings) as root:
+            control = self._control_path(root)
+            async with ControlSocket(control, self.status, self.ask_to_stop):
+                publish(self.record, Instance(os.getpid(), str(self.settings.config), str(control), str(root)))
+                return await self._guarded(root)
+
+    def ask_to_stop(self) -> None:
+        """Stop gently when asked once, at once when asked again."""
+        self.signals += 1
+        self.stop.set()
+        if self.signals > 1:
+            self.hurry.set()
+
+    async def _guarded(self, root: Path) -> int:
+        exposed = root / "models"
+        exposed.mkdir(mode=0o700)
+        launch = launch_of(self.settings, self.models, root, exposed, os.environ)
+        links = launch.run.temporary / "models"
+        self.registration = Registration(self.settings, self.store, exposed, links, lambda: datetime.now(UTC))
+        for model in self.models:
+            self.registration.expose(model)
+        self.frontend = Frontend(launch)
+        try:
+            async with self.frontend:
+                if await self._ready():
+                    self.registration.pin()
+                    await self._open()
+        finally:
+            self.state = State.STOPPED
+        self.log.event("stop", reason="asked")
+        self.say("stopped")
+        return 0
+
+    async def _ready(self) -> bool:
+        """Return when TorchServe has every expected model ready; False when asked to stop before that."""
+        assert self.frontend is not None  # noqa: S101 - launched
+        expected = tuple(ExpectedModel(model.model, model.version) for model in self.models)
+        ready = asyncio.ensure_future(self.frontend.ready(expected, self.settings.limits.start_timeout))
+        return await self._unless_stopped(ready)
+
+    async def _unless_stopped(self, awaited: asyncio.Future[Any]) -> bool:
+        stop = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait((awaited, stop), return_when=asyncio.FIRST_COMPLETED)
+            if awaited.done():
+                await awaited
+            return awaited.done()
+        finally:
+            for future in (awaited, stop):
+                future.cancel()
+                with contextlib.suppress(asyncio.CancelledError, GuardError):
+                    await future
+
+    async def _open(self) -> None:
+        """Open the door, and return when asked to stop. Raises `FrontendError` when TorchServe dies."""
+        assert self.frontend is not None  # noqa: S101 - launched
+        async with self._keys() as keys, self._door(keys):
+            self.state = State.SERVING
+            self.log.event("serving", models=[f"{m.item.archive}={m.staged.digest}" for m in self.models])
+            self.say(self._greeting())
+            died = asyncio.ensure_future(self.frontend.died())
+            if await self._unless_stopped(died):
+                raise FrontendError("TorchServe died: " + "\n".join(self.frontend.tail()[-20:]))
+            self.state = State.DRAINING
+            self.say("closing the door; what is in flight is finished")
+
+    @asynccontextmanager
+    async def _keys(self) -> AsyncIterator[KeyFile]:
+        """Hold the key file while the door is open, and renew what expires in it."""
+        keys = KeyFile(self.settings.key_file, self.settings.token_lifetime, time.time)
+        if self._keys_used():
+            keys.write()
+            self.say(f"the keys are in {keys.path}")
+        renewing = asyncio.create_task(self._renew(keys))
+        try:
+            yield keys
+        finally:
+            renewing.cancel()
+            keys.remove()
+
+    def _keys_used(self) -> bool:
+        return self.settings.keys_required or self.settings.mode is Mode.EXPLICIT
+
+    async def _renew(self, keys: KeyFile) -> None:
+        while self._keys_used():
+            await asyncio.sleep(max(0.0, keys.next_expiry() - time.time()))
+            for kind in keys.renew_expired():
+                self.log.event("key-renewed", key=kind.value)
+
+    @asynccontextmanager
+    async def _door(self, keys: KeyFile) -> AsyncIterator[None]:
+        """Hold the door open; leaving closes it, and lets what is in flight end, unless hurried."""
+        settings, registration = self.settings, self.registration
+        assert registration is not None  # noqa: S101 - made before TorchServe was launched
+        enforcer = Enforcer(
+            access=Access(settings.mode, settings.keys_required),
+            identify=keys.identify,
+            decide=decide,
+            audit=self.log,
+            rotate=keys.rotate,
+            prepare=registration.prepare,
+            settled=registration.settled,
+            now=time.time,
+        )
+        self.door = Door(self._listeners(), enforcer, _door_limits(settings.limits))
+        await self.door.open()
+        try:
+            yield
+        finally:
+            closing = asyncio.ensure_future(self.door.close(settings.limits.drain_timeout))
+            hurry = asyncio.ensure_future(self.hurry.wait())
+            await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            if not closing.done():
+                await self.door.close(0)
+            await closing
+
+    def _listeners(self) -> dict[Listener, ListenerSpec]:
+        """Return where the door listens, where TorchServe does, and the key that it asks for there."""
+        assert self.frontend is not None  # noqa: S101 - launched
+        sockets, keys = self.frontend.sockets, self.frontend.keys
+        behind = {
+            Listener.INFERENCE: (sockets.inference, keys.inference),
+            Listener.MANAGEMENT: (sockets.management, keys.management),
+            Listener.METRICS: (sockets.metrics, ""),
+        }
+        return {
+            listener: ListenerSpec(
+                str(self.settings.listeners[listener.value]),
+                f"unix:{socket}",
+                f"Authorization: Bearer {key}".encode() if key else b"",
+            )
+            for listener, (socket, key) in behind.items()
+            if listener.value in self.settings.listeners
+        }
+
+    def _greeting(self) -> str:
+        listening = ", ".join(f"{name} {address}" for name, address in self.settings.listeners.items())
+        return (
+            f"the door is open: {listening}; mode {self.settings.mode.value}, {len(self.models)} models verified; "
+            "the gRPC listeners stay closed in this version"
+        )
+
+    def _control_path(self, root: Path) -> Path:
+        admin = self.settings.admin
+        return Path(admin.path) if admin is not None and admin.path is not None else root / "control.sock"
+
+    def status(self) -> Status:
+        """Return the guard as it is now."""
+        return Status(
+            state=self.state,
+            version=__version__,
+            pid=os.getpid(),
+            frontend_pid=self.frontend.pid if self.frontend is not None else None,
+            config=str(self.settings.config),
+            mode=self.settings.mode.value,
+            uptime=time.monotonic() - self.started,
+            listeners={name: str(address) for name, address in self.settings.listeners.items()},
+            models=self.registration.listed() if self.registration is not None else (),
+            door=asdict(self.door.stats()) if self.door is not None else {},
+        )
+
+
+def _door_limits(limits: Limits) -> DoorLimits:
+    return DoorLimits(
+        body=limits.max_request_size,
+        connections=limits.max_connections,
+        idle_time=limits.idle_timeout,
+        head_time=limits.head_timeout,
+    )
+
+
+@contextmanager
+def _run_directory(settings: Settings) -> Iterator[Path]:
+    """Make a private run directory; what is in it goes when the guard does."""
+    if settings.runtime_dir is not None:
+        settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix="tsguard-", dir=settings.runtime_dir))
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
