@@ -62,7 +62,7 @@ def main() -> int:
     """Run the demo."""
     with servers.folder("tsg-demo-") as folder:
         store = folder / "store"
-        print("building a model with torch-model-archiver")
+        print("building a model with torch-model-archiver", flush=True)
         subprocess.run([sys.executable, str(ROOT / "tests/models/build.py"), str(store), "noop"], check=True)
         load = {"load_models": "noop.mar"}
 

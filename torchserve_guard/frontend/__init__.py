@@ -5,7 +5,6 @@ is the guard's own child in a private run directory, reads a file that the guard
 there, and leaves with the guard, however that goes.
 """
 
-from torchserve_guard.frontend.classarchive import archive_of, make_archive, usable
 from torchserve_guard.frontend.configuration import PASSED_ON, PINNED, Launch, render
 from torchserve_guard.frontend.environment import build_environment, path_candidates
 from torchserve_guard.frontend.java import Java, find_java
@@ -27,15 +26,12 @@ __all__ = [
     "Sockets",
     "TorchServe",
     "UpstreamKeys",
-    "archive_of",
     "build_environment",
     "find_java",
     "find_torchserve",
     "installed",
-    "make_archive",
     "path_candidates",
     "render",
     "trusted",
-    "usable",
     "verify_workers",
 ]

@@ -27,8 +27,8 @@ class Launch:
     `models` are pairs of a name (or None: the archive's own) and the file name in `model_store`, which is the
     store as TorchServe sees it. `passed_on` are the user's own keys. `environment` is complete (see
     `frontend.environment`). `frontend_log` is `lean`, `stock`, or the path of a log4j2 file. `native` is where
-    netty unpacks its native library, for a run directory that is mounted noexec. `class_archive` see
-    `frontend.classarchive`; `extra_arguments` are the guard's own for the JVM, never the user's.
+    netty unpacks its native library, for a run directory that is mounted noexec. `extra_arguments`
+    are the guard's own for the JVM, never the user's.
     """
 
     java: Path
@@ -45,7 +45,6 @@ class Launch:
     jvm_arguments: tuple[str, ...] = ()
     frontend_log: str = "lean"
     native: Path | None = None
-    class_archive: Path | None = None
     extra_arguments: tuple[str, ...] = ()
 
 
@@ -191,7 +190,6 @@ def command(launch: Launch) -> tuple[str, ...]:
         # No file in /tmp/hsperfdata_USER; nobody loads an agent into the JVM that holds the keys.
         "-XX:-UsePerfData",
         "-XX:+DisableAttachMechanism",
-        *_class_data(launch),
         *launch.extra_arguments,
         "-cp",
         _class_path(launch),
@@ -212,13 +210,6 @@ def _properties(launch: Launch) -> tuple[str, ...]:
         f"-Dio.grpc.netty.shaded.io.netty.native.workdir={native}",
         *([] if log is None else [f"-Dlog4j.configurationFile={log.as_uri()}"]),
     )
-
-
-def _class_data(launch: Launch) -> tuple[str, ...]:
-    if launch.class_archive is None:
-        return ()
-    # Passed over by the JVM when it does not fit; a damaged one it would crash on (see `classarchive.usable`).
-    return (f"-XX:SharedArchiveFile={launch.class_archive}", "-Xshare:auto")
 
 
 def _class_path(launch: Launch) -> str:
