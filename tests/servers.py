@@ -93,13 +93,16 @@ class Server:
         return {**kept, "TMPDIR": temporary, "TEMP": temporary, **self.environment}
 
     def launch(self) -> None:
-        self.log = (self.folder / "output.txt").open("wb")
+        with (self.folder / "output.txt").open("wb") as log:
+            self._launch(log)
+
+    def _launch(self, log) -> None:
         self.process = subprocess.Popen(
             self.command(),
             cwd=self.folder,
             env=self.variables(),
             stdin=subprocess.DEVNULL,
-            stdout=self.log,
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -245,7 +248,6 @@ def end(server: Server) -> None:
     if process.poll() is None:
         process.kill()
     process.wait(10)
-    server.log.close()
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -58,7 +58,9 @@ def test_the_only_tcp_ports_of_torchserve_are_on_loopback_and_ask_for_a_key_that
         assert len(listening) == 2
         assert all(c.laddr.ip.removeprefix("::ffff:") == "127.0.0.1" for c in listening)
         environment = frontend.environ()
-        assert not [name for name in environment if name.startswith(("TS_", "JAVA", "PYTHON", "LD_"))]
+        assert [name for name in environment if name.startswith(("TS_", "JAVA", "PYTHON", "LD_"))] == [
+            "PYTHONDONTWRITEBYTECODE"
+        ]
 
 
 @pytest.mark.parametrize(

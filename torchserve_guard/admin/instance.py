@@ -45,7 +45,8 @@ def claimed(state_dir: Path, config: Path) -> Iterator[Path]:
     """
     path = _record_path(state_dir, config)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (state_dir, path.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
