@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_guard import __version__, archives
-from torchserve_guard.access import Mode
-from torchserve_guard.admin.instance import Instance, publish
+from torchserve_guard.access import Mode, Operation
+from torchserve_guard.admin.instance import RUN_PREFIX, Instance, publish
 from torchserve_guard.admin.socket import ControlSocket
 from torchserve_guard.admin.status import State, Status
-from torchserve_guard.audit import AuditLog
-from torchserve_guard.errors import FrontendError, GuardError
-from torchserve_guard.frontend import ExpectedModel, Frontend
+from torchserve_guard.audit import AuditLog, Entry
+from torchserve_guard.errors import ConfigError, FrontendError, GuardError
+from torchserve_guard.frontend import ExpectedModel, Frontend, trusted
 from torchserve_guard.identity import KeyFile
 from torchserve_guard.launching import launch_of
 from torchserve_guard.policy import Access, decide
@@ -35,6 +35,7 @@ from torchserve_guard.settings import Limits, Settings
 from torchserve_guard.wire import Listener
 
 Say = Callable[[str], None]
+RENEW_AGAIN_AFTER = 5.0
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Guard:
         self.registration = Registration(self.settings, self.store, exposed, links, lambda: datetime.now(UTC))
         for model in self.models:
             self.registration.expose(model)
+            self.registration.serving(model)
         self.frontend = Frontend(launch)
         try:
             async with self.frontend:
@@ -146,8 +148,12 @@ class Guard:
     async def _renew(self, keys: KeyFile) -> None:
         while self._keys_used():
             await asyncio.sleep(max(0.0, keys.next_expiry() - time.time()))
-            for kind in keys.renew_expired():
-                self.log.event("key-renewed", key=kind.value)
+            try:
+                for kind in keys.renew_expired():
+                    self.log.event("key-renewed", key=kind.value)
+            except GuardError as error:
+                self.say(f"a key has expired and cannot be renewed, trying again: {error}")
+                await asyncio.sleep(RENEW_AGAIN_AFTER)
 
     @asynccontextmanager
     async def _door(self, keys: KeyFile) -> AsyncIterator[None]:
@@ -160,7 +166,7 @@ class Guard:
             decide=decide,
             audit=self.log,
             rotate=keys.rotate,
-            prepare=registration.prepare,
+            prepare=self._prepare,
             settled=registration.settled,
             now=time.time,
         )
@@ -177,13 +183,26 @@ class Guard:
                 await self.door.close(0)
             await closing
 
+    async def _prepare(self, operation: Operation) -> Operation:
+        """Prepare a registration, and record the digest of what will be registered before it is."""
+        registration = self.registration
+        assert registration is not None  # noqa: S101 - made before TorchServe was launched
+        prepared = await registration.prepare(operation)
+        told = {"action": operation.action.value, **registration.shown(operation)}
+        try:
+            await self.log.record(Entry(time.time(), "verified", told))
+        except GuardError:
+            await registration.settled(operation, None)
+            raise
+        return prepared
+
     def _listeners(self) -> dict[Listener, ListenerSpec]:
         """Return where the door listens, where TorchServe does, and the key that it asks for there."""
         assert self.frontend is not None  # noqa: S101 - launched
         sockets, keys = self.frontend.sockets, self.frontend.keys
         behind = {
-            Listener.INFERENCE: (sockets.inference, keys.inference),
-            Listener.MANAGEMENT: (sockets.management, keys.management),
+            Listener.INFERENCE: (sockets.inference, keys.inference if keys is not None else ""),
+            Listener.MANAGEMENT: (sockets.management, keys.management if keys is not None else ""),
             Listener.METRICS: (sockets.metrics, ""),
         }
         return {
@@ -232,13 +251,33 @@ def _door_limits(limits: Limits) -> DoorLimits:
     )
 
 
+def _verify_irreplaceable(folder: Path) -> None:
+    """Return if nobody else can put another folder in the place of this one; raise `ConfigError`.
+
+    What TorchServe runs lies there: whoever can rename a folder above it can have code of his own run.
+    """
+    if not trusted((folder,)):
+        raise ConfigError(
+            f"{folder}: another user could replace this folder, or one above it; use one below folders that only root "
+            "or the guard's user may write (`guard.state_dir`, `guard.runtime_dir`, TMPDIR)"
+        )
+
+
 @contextmanager
 def _run_directory(settings: Settings) -> Iterator[Path]:
     """Make a private run directory; what is in it goes when the guard does."""
-    if settings.runtime_dir is not None:
-        settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    root = Path(tempfile.mkdtemp(prefix="tsguard-", dir=settings.runtime_dir))
     try:
+        if settings.runtime_dir is not None:
+            settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = Path(tempfile.mkdtemp(prefix=RUN_PREFIX, dir=settings.runtime_dir))
+    except OSError as error:
+        place = settings.runtime_dir or tempfile.gettempdir()
+        raise ConfigError(
+            f"guard.runtime_dir `{place}`: no folder can be made there ({error.strerror or error}); name another"
+        ) from error
+    try:
+        _verify_irreplaceable(root)
+        _verify_irreplaceable(settings.state_dir)
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)

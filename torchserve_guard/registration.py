@@ -7,15 +7,17 @@ would make it run anything else (a URL, a handler or interpreter from the reques
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 
 from torchserve_guard import archives, preflight, scan
-from torchserve_guard.access import Action, Operation
+from torchserve_guard.access import Action, Operation, Resource
 from torchserve_guard.errors import Forbidden, Unavailable, VerificationError
 from torchserve_guard.settings import LoadItem, Settings
 from torchserve_guard.settings.load import NAME
@@ -42,11 +44,26 @@ class Registration:
         self._one_at_a_time = asyncio.Lock()
         self._shown: dict[str, preflight.Loaded] = {}
         self._under_way: Counter[str] = Counter()
+        self._serving: dict[tuple[str, str], preflight.Loaded] = {}
 
     def expose(self, model: preflight.Loaded) -> None:
         """Show a staged archive to TorchServe under its own name."""
         archives.expose(model.staged, self._exposed)
         self._shown[model.item.archive] = model
+
+    def serving(self, model: preflight.Loaded) -> None:
+        """Take note that TorchServe serves this model from now on."""
+        self._serving[model.model, model.version] = model
+
+    def shown(self, operation: Operation) -> Mapping[str, str]:
+        """Return archive, model, version and digest of what a prepared registration will register."""
+        model = self._registered(operation)
+        return {
+            "archive": model.item.archive,
+            "model": model.model,
+            "version": model.version,
+            "sha256": model.staged.digest,
+        }
 
     async def prepare(self, operation: Operation) -> Operation:
         """Verify, stage, scan and expose what is to be registered; return what is to be forwarded.
@@ -63,11 +80,29 @@ class Registration:
             self._under_way[archive] += 1
         return operation
 
-    async def settled(self, operation: Operation, _status: int | None) -> None:
+    async def settled(self, operation: Operation, status: int | None) -> None:
         """Take note that a change has ended, well or not."""
+        done = status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
         if operation.action is Action.REGISTER_MODEL:
             self._under_way[_archive_of(operation)] -= 1
             self.pin()
+            if done:
+                self.serving(self._registered(operation))
+        elif operation.action is Action.UNREGISTER_MODEL and done:
+            self._forget(operation.resource)
+
+    def _registered(self, operation: Operation) -> preflight.Loaded:
+        model = self._shown[_archive_of(operation)]
+        return dataclasses.replace(model, model=operation.parameter("model_name") or model.model)
+
+    def _forget(self, gone: Resource) -> None:
+        """Forget an unregistered version; without one named, the only one known.
+
+        Which of several was the default is TorchServe's to know.
+        """
+        versions = [key for key in self._serving if key[0] == gone.name and gone.version in {None, key[1]}]
+        if len(versions) == 1:
+            del self._serving[versions[0]]
 
     def pin(self) -> None:
         """Make TorchServe's links point at the staged trees themselves.
@@ -82,10 +117,10 @@ class Registration:
                 fresh.rename(link)
 
     def listed(self) -> tuple[Mapping[str, str], ...]:
-        """Return the archives that TorchServe is shown, with the model that each holds and its digest."""
+        """Return the models that TorchServe serves, each with its archive and its digest."""
         return tuple(
-            {"model": one.model, "version": one.version, "archive": archive, "digest": one.staged.digest}
-            for archive, one in sorted(self._shown.items())
+            {"model": name, "version": version, "archive": one.item.archive, "digest": one.staged.digest}
+            for (name, version), one in sorted(self._serving.items())
         )
 
     def _verify_settled(self, model: preflight.Loaded) -> None:

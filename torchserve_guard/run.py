@@ -24,6 +24,7 @@ from torchserve_guard.settings import Settings
 from torchserve_guard.wire import Listener
 
 FINDINGS = 3
+NOT_FOR_OTHERS = 0o007  # who may connect to a unix listener is who may write to it (hazard H56)
 ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -42,6 +43,7 @@ def start(settings: Settings, say: Say, progress: Progress) -> int:
     # Held back until it can be put on record; then as good as an interrupt from the keyboard.
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.umask(os.umask(0o077) | NOT_FOR_OTHERS)
     with claimed(settings.state_dir, settings.config) as record, _recorded(settings) as log:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)

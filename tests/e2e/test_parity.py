@@ -56,7 +56,6 @@ MANAGEMENT = [
     ("GET", "/models/noop/3.0"),
     ("GET", "/models/absent"),
     ("GET", "/models/%6eoop"),
-    ("GET", "/models/noop?customized=true"),
     ("OPTIONS", "/models/noop"),
     ("GET", "/v1/models/noop"),
     ("GET", "/workflows"),

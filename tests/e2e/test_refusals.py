@@ -4,6 +4,8 @@ import contextlib
 import json
 import socket
 
+import grpc
+import psutil
 import pytest
 import servers
 
@@ -154,15 +156,32 @@ def test_reading_stays_possible(guarded):
     assert guarded.manage("GET", "/workflows").status == 200
 
 
-def test_a_local_process_that_finds_torchserves_own_grpc_port_gets_nothing(guarded):
-    import psutil
+MANAGEMENT = "/org.pytorch.serve.grpc.management.ManagementAPIsService/"
+NAMED_NOOP = b"\x0a\x04noop"  # the first field of each of these messages, a string: management.proto
+CALLS = {"ScaleWorker": NAMED_NOOP, "SetDefault": NAMED_NOOP + b"\x12\x032.0", "UnregisterModel": NAMED_NOOP}
 
+
+def called(port: int, method: str, message: bytes, key: str | None) -> grpc.StatusCode:
+    """How a gRPC call ends."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        metadata = [("authorization", f"Bearer {key}")] if key else []
+        try:
+            channel.unary_unary(MANAGEMENT + method)(message, metadata=metadata, timeout=5)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_a_local_process_that_finds_torchserves_own_grpc_ports_gets_nothing(guarded, key):
+    before = state(guarded)
     frontend = psutil.Process(guarded.status()["frontend_pid"])
     ports = [c.laddr.port for c in frontend.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert len(ports) == 2
-    for port in ports:
-        answer = raw(port, b"PUT /models/noop?min_worker=0 HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert not answer.startswith(b"HTTP/")
+    ends = {called(port, method, message, key) for port in ports for method, message in CALLS.items()}
+    # One port is inference and does not know these calls; the other is management and refuses them.
+    assert ends == {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED}
+    assert state(guarded) == before
 
 
 def test_many_refusals_do_not_keep_anybody_from_inference(guarded):

@@ -255,8 +255,10 @@ def test_a_start_after_kill_nine_works(guard, listed):
     server.wait(10)
     psutil.wait_procs(family, timeout=10)
     assert server.run("status", "--config", str(server.config)).returncode == 5
+    (left,) = (server.folder / "tmp").glob("tsguard-*")
     with servers.serving(server):
         assert server.ask("POST", "/predictions/noop", b"x").body == b"x"
+        assert not left.exists()
 
 
 def test_a_hostile_environment_and_working_directory_do_not_reach_torchserve(guard, listed):

@@ -6,10 +6,13 @@ lets go of the lock when the guard dies, however it dies. Asking whether it is h
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import shutil
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from pathlib import Path
 from torchserve_guard.errors import ConfigError
 
 LARGEST_RECORD = 65536
+RUN_PREFIX = "tsguard-"
 FLOCK = "hhqqi"  # struct flock of fcntl(2): type, whence, start, length, process
 
 
@@ -62,9 +66,23 @@ def claimed(state_dir: Path, config: Path) -> Iterator[Path]:
                 f"stop it with `tsguard stop --config {config}`"
             ) from error
         try:
+            _clear_up_after(_parsed(file.read(LARGEST_RECORD)))
             yield path
         finally:
             file.truncate(0)
+
+
+def _clear_up_after(gone: Instance | None) -> None:
+    """Remove the run directory of a guard that was killed and could not do it itself."""
+    if gone is None:
+        return
+    run_dir = Path(gone.run_dir)
+    with contextlib.suppress(OSError):
+        status = run_dir.lstat()
+        # INVARIANT: only what a guard made, under a name that it chose, for this user alone.
+        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        if ours and run_dir.name.startswith(RUN_PREFIX):
+            shutil.rmtree(run_dir)
 
 
 def _pid_in(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from torchserve_guard.admin.status import Status
+from torchserve_guard.errors import ConfigError
 
 LONGEST_REQUEST = 4096
 DEADLINE = 5.0
@@ -29,10 +30,17 @@ class ControlSocket:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        """Start to listen."""
-        self.path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, self.path, limit=LONGEST_REQUEST)
-        self.path.chmod(0o600)
+        """Start to listen. Raises `ConfigError` when something else than an old socket is in the place."""
+        if self.path.exists() and not self.path.is_socket():
+            raise ConfigError(f"guard.admin_address `unix:{self.path}`: something else is there; name another path")
+        try:
+            self.path.unlink(missing_ok=True)
+            self._server = await asyncio.start_unix_server(self._serve, self.path, limit=LONGEST_REQUEST)
+            self.path.chmod(0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"guard.admin_address `unix:{self.path}`: cannot listen there ({error.strerror or error}); name another path"
+            ) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:

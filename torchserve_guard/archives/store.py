@@ -173,7 +173,9 @@ def _verified(home: Path, subject: SubjectEntry) -> SubjectEntry:
         raise trees.Drift(str(error)) from error
     if (found.kind, found.sha256) != (subject.kind, subject.sha256):
         raise trees.Drift(f"{record}: is the record of something else")
-    if subject.members and found.members != subject.members:
+    # INVARIANT: the record is believed no further than the manifest; one without members (`SHA256SUMS`) cannot tell
+    # a tree that was changed together with its record, so the archive is unpacked anew.
+    if found.members != subject.members:
         raise trees.Drift(f"{record}: does not list the members that the manifest lists")
     trees.verify(home / "tree", found.members)
     return found

@@ -55,10 +55,10 @@ class Frontend:
         return self._launch.run.sockets
 
     @property
-    def keys(self) -> UpstreamKeys:
-        """TorchServe's keys, once it is ready; a version without tokens has none to show."""
-        if self._keys is None:
-            raise FrontendError("torchserve: its keys are not known; it is not ready, or of a version without tokens")
+    def keys(self) -> UpstreamKeys | None:
+        """TorchServe's keys, once it is ready; None for a version without tokens."""
+        if self._keys is None and self._launch.tokens:
+            raise FrontendError("torchserve: its keys are not known; it is not ready")
         return self._keys
 
     @property

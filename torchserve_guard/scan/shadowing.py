@@ -92,7 +92,7 @@ NATIVE = Rule(
     "TSG-SCAN-009",
     Severity.LOW,
     "is native code: no scanner here looks into it",
-    "build it from source where you build the archive, and waive this finding for its digest",
+    "build it from source where you build the archive",
 )
 
 

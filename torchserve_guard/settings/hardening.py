@@ -119,31 +119,50 @@ def _writable_by_others(settings: Settings, _environment: Mapping[str, str], _li
     for path, what, severity in (
         (settings.config, "the configuration", Severity.HIGH),
         (settings.manifest, "the manifest", Severity.HIGH),
-        (settings.manifest.parent, "the folder of the manifest", Severity.HIGH),
-        (settings.config.absolute().parent, "the folder of the configuration", Severity.MEDIUM),
         (settings.state_dir, "the state directory", Severity.CRITICAL),
+        (settings.runtime_dir, "the runtime directory", Severity.CRITICAL),
+        (_file_of(settings.frontend_log), "the log configuration of TorchServe", Severity.CRITICAL),
+        (_file_of(settings.passthrough.get("metrics_config")), "the metrics configuration", Severity.HIGH),
     ):
-        who = _who_else_writes(path)
-        if who is not None:
+        told = _who_else_writes(path) if path is not None else None
+        if told is not None:
+            place, who = told
             yield Finding(
                 "TSG007",
                 severity,
-                f"{what} {path} can be changed by {who}",
-                f"chmod go-w {path}, and make it belong to root or to the user that runs the guard",
+                f"{what} {path} can be changed by {who}" + (f", through {place}" if place != path else ""),
+                f"chmod go-w {place}, and make it belong to root or to the user that runs the guard",
                 Location(str(path)),
             )
 
 
-def _who_else_writes(path: Path) -> str | None:
-    """Return who but root and this user may change `path`: its mode, or its owner; None when nobody."""
+def _file_of(choice: str | None) -> Path | None:
+    return Path(choice) if choice is not None and choice.startswith("/") else None
+
+
+def _who_else_writes(path: Path) -> tuple[Path, str] | None:
+    """Return who but root and this user may change or replace `path`, and through which folder; None when nobody."""
+    for place in (path, *path.absolute().resolve().parents):
+        who = _writer(place)
+        if who is not None:
+            return place, who
+    return None
+
+
+def _writer(place: Path) -> str | None:
     try:
-        status = path.stat()
+        status = place.stat()
     except OSError:
         return None
-    if status.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
-        return "every user of this machine"
     if status.st_uid not in {0, os.geteuid()}:
-        return f"user {status.st_uid}, who owns it"
+        return f"user {status.st_uid}"
+    # In a sticky folder (/tmp) others may add names, and neither replace nor remove ours.
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+        return None
+    if status.st_mode & stat.S_IWOTH:
+        return "every user of this machine"
+    if status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}:
+        return f"group {status.st_gid}"
     return None
 
 

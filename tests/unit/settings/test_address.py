@@ -9,7 +9,7 @@ from torchserve_guard.settings.address import Address, parse
 hosts = st.sampled_from(["127.0.0.1", "0.0.0.0", "localhost", "model-server", "10.1.2.3"])
 addresses = st.one_of(
     st.builds(Address, st.sampled_from(["http", "https"]), hosts, st.integers(1, 65535)),
-    st.builds(lambda name: Address("unix", path="/" + name), st.text("abc/._-", max_size=50)),
+    st.builds(lambda name: parse("unix:/" + name), st.text("abc/._-", max_size=50)),
 )
 
 
@@ -32,6 +32,8 @@ def test_overlap_is_mutual_and_everything_overlaps_itself(first, second):
         ("http://10.1.2.3:1", "http://10.1.2.4:1", False),
         ("http://127.0.0.1:1", "http://127.0.0.1:2", False),
         ("unix:/a", "unix:/a", True),
+        ("unix:/a/./s", "unix:/a/s", True),
+        ("unix:/a//b/../s", "unix:/a/s", True),
         ("unix:/a", "http://127.0.0.1:1", False),
         ("http://h", "http://h:80", True),
         ("https://h", "https://h:443", True),
