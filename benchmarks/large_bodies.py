@@ -1,8 +1,9 @@
-"""Large bodies through the guard's door, each way: throughput and the peak memory of the guard's own process.
+"""Large bodies through the guard's door, each way: throughput, the CPU and the peak memory of the guard's own process.
 
     python benchmarks/large_bodies.py [--json] [--gib N]
 
-The upstream is a plain one in this process, as is the client; the door runs in a process of its own.
+The upstream is a plain one, and like the door it runs in a process of its own; the client is this process. The same
+bytes pass through nginx in the same run where it is installed, buffering off: what a proxy in C does here.
 """
 
 from __future__ import annotations
@@ -10,18 +11,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from proxy_cpu import free_port, running, wait_for
+from proxy_cpu import cpu_seconds, free_port, running, wait_for
 
-PIECE = b"x" * 262144
+PIECE = b"x" * (1 << 20)
+CHUNK = b"%x\r\n%b\r\n" % (len(PIECE), PIECE)
+GIB = 1 << 30
+
+_NGINX = """
+daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr crit;
+events {{ worker_connections 64; }}
+http {{ access_log off; client_body_temp_path {dir}/p1; proxy_temp_path {dir}/p2; fastcgi_temp_path {dir}/p3;
+  uwsgi_temp_path {dir}/p4; scgi_temp_path {dir}/p5; client_max_body_size 0; client_body_buffer_size 256k;
+  server {{ listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://unix:{dir}/upstream.sock:; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_request_buffering off; proxy_buffering off; proxy_buffer_size 256k; proxy_buffers 8 256k; }} }} }}
+"""
 
 
 def peak_mib(pid: int) -> float:
@@ -41,8 +56,9 @@ def read_head(connection: socket.socket) -> tuple[bytes, bytes]:
 
 
 def take(connection: socket.socket, left: int, buffer: bytearray) -> None:
+    view = memoryview(buffer)
     while left > 0:
-        count = connection.recv_into(buffer, min(left, len(buffer)))
+        count = connection.recv_into(view[: min(left, len(view))])
         if not count:
             raise EOFError
         left -= count
@@ -55,22 +71,43 @@ def give(connection: socket.socket, left: int) -> None:
         left -= len(piece)
 
 
+def give_chunks(connection: socket.socket, size: int) -> None:
+    for _ in range(size // len(PIECE)):
+        connection.sendall(CHUNK)
+    connection.sendall(b"0\r\n\r\n")
+
+
 def take_chunks(connection: socket.socket, rest: bytes, buffer: bytearray) -> int:
     """Read a chunked body; return its length."""
+    view = memoryview(buffer)
+    view[: len(rest)] = rest
+    at, end = 0, len(rest)
     total = 0
     while True:
-        while b"\r\n" not in rest:
-            rest += connection.recv(64)
-        line, _, rest = rest.partition(b"\r\n")
-        size = int(line, 16)
+        # `buffer[at:end]` is what has come and is not read yet.
+        line_end = buffer.find(b"\r\n", at, end)
+        if line_end < 0:
+            view[: end - at] = bytes(view[at:end])
+            at, end = 0, end - at
+            end += received(connection, view[end:])
+            continue
+        size = int(buffer[at:line_end], 16)
         total += size
-        if len(rest) < size + 2:
-            take(connection, size + 2 - len(rest), buffer)
-            rest = b""
-        else:
-            rest = rest[size + 2 :]
+        at = line_end + 2
+        here = min(size + 2, end - at)
+        at += here
+        if here < size + 2:
+            take(connection, size + 2 - here, buffer)
+            at = end = 0
         if not size:
             return total
+
+
+def received(connection: socket.socket, view: memoryview) -> int:
+    count = connection.recv_into(view)
+    if not count:
+        raise EOFError
+    return count
 
 
 def serve(connection: socket.socket, size: int) -> None:
@@ -82,9 +119,7 @@ def serve(connection: socket.socket, size: int) -> None:
             lower = head.lower()
             if head.startswith(b"GET /predictions/chunked"):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                for _ in range(size // len(PIECE)):
-                    connection.sendall(b"%x\r\n%b\r\n" % (len(PIECE), PIECE))
-                connection.sendall(b"0\r\n\r\n")
+                give_chunks(connection, size)
                 continue
             if head.startswith(b"GET"):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
@@ -99,6 +134,15 @@ def serve(connection: socket.socket, size: int) -> None:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
 
+def serve_upstream(path: str, size: int) -> None:
+    """Serve until the process is ended; one connection is loaded at a time."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(16)
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0], size), daemon=True).start()
+
+
 def upload(connection: socket.socket, auth: bytes, size: int) -> int:
     connection.sendall(b"POST /predictions/noop HTTP/1.1\r\nHost: x\r\n" + auth + b"Content-Length: %d\r\n\r\n" % size)
     give(connection, size)
@@ -107,9 +151,7 @@ def upload(connection: socket.socket, auth: bytes, size: int) -> int:
 
 def upload_chunked(connection: socket.socket, auth: bytes, size: int) -> int:
     connection.sendall(b"POST /predictions/noop HTTP/1.1\r\nHost: x\r\n" + auth + b"Transfer-Encoding: chunked\r\n\r\n")
-    for _ in range(size // len(PIECE)):
-        connection.sendall(b"%x\r\n%b\r\n" % (len(PIECE), PIECE))
-    connection.sendall(b"0\r\n\r\n")
+    give_chunks(connection, size)
     return int(read_head(connection)[1])
 
 
@@ -137,54 +179,83 @@ WAYS: dict[str, Way] = {
 }
 
 
-def run(size: int) -> dict[str, object]:
-    rows = []
+@dataclass(frozen=True)
+class Proxy:
+    """What is measured: its name, process and port, and the header line that its clients send."""
+
+    name: str
+    pid: int
+    port: int
+    auth: bytes = b""
+
+
+@contextlib.contextmanager
+def proxies(folder: Path) -> Iterator[list[Proxy]]:
+    """Run the door, and nginx where it is installed, before the same upstream."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path, port = str(folder / "upstream.sock"), free_port()
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(path)
-        listener.listen(16)
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    threading.Thread(target=serve, args=(listener.accept()[0], size), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        script = Path(__file__).with_name("proxy_cpu.py")
-        door = stack.enter_context(
-            running(sys.executable, str(script), "--serve", str(port), path, stdout=subprocess.PIPE)
-        )
+        script, port = Path(__file__).with_name("proxy_cpu.py"), free_port()
+        command = (sys.executable, str(script), "--serve", str(port), str(folder / "upstream.sock"))
+        door = stack.enter_context(running(*command, stdout=subprocess.PIPE))
         assert door.stdout is not None
         auth = b"Authorization: Bearer " + door.stdout.readline().strip().encode() + b"\r\n"
-        wait_for(socket.AF_INET, ("127.0.0.1", port))
-        idle = peak_mib(door.pid)
-        for name, way in WAYS.items():
-            with socket.create_connection(("127.0.0.1", port)) as connection:
-                started = time.monotonic()
-                passed = way(connection, auth, size)
-                took = time.monotonic() - started
-            assert passed == size, (name, passed, size)
-            rows.append(
-                {"way": name, "gib_per_s": round(size / 2**30 / took, 2), "peak_mib": round(peak_mib(door.pid), 1)}
-            )
-        listener.shutdown(socket.SHUT_RDWR)
-    return {"schema": "tsguard/benchmark/large-bodies/1", "gib": size / 2**30, "idle_mib": round(idle, 1), "rows": rows}
+        found = [Proxy("guard", door.pid, port, auth)]
+        if shutil.which("nginx") is not None:
+            port = free_port()
+            (folder / "nginx.conf").write_text(_NGINX.format(dir=folder, port=port))
+            nginx = stack.enter_context(running("nginx", "-c", str(folder / "nginx.conf")))
+            found.append(Proxy("nginx", nginx.pid, port))
+        for proxy in found:
+            wait_for(socket.AF_INET, ("127.0.0.1", proxy.port))
+        yield found
+
+
+def measured(proxy: Proxy, name: str, size: int) -> dict[str, object]:
+    used = cpu_seconds(proxy.pid)
+    with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
+        started = time.monotonic()
+        passed = WAYS[name](connection, proxy.auth, size)
+        took = time.monotonic() - started
+    assert passed == size, (name, passed, size)
+    return {
+        "way": name,
+        "proxy": proxy.name,
+        "gib_per_s": round(size / GIB / took, 2),
+        "cpu_s_per_gib": round((cpu_seconds(proxy.pid) - used) * GIB / size, 2),
+        "peak_mib": round(peak_mib(proxy.pid), 1),
+    }
+
+
+def run(size: int) -> dict[str, object]:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = str(folder / "upstream.sock")
+        stack.enter_context(running(sys.executable, __file__, "--upstream", path, str(size)))
+        wait_for(socket.AF_UNIX, path)
+        found = stack.enter_context(proxies(folder))
+        idle = {proxy.name: round(peak_mib(proxy.pid), 1) for proxy in found}
+        rows = [measured(proxy, name, size) for name in WAYS for proxy in found]
+    return {"schema": "tsguard/benchmark/large-bodies/1", "gib": size / GIB, "idle_mib": idle, "rows": rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--gib", type=float, default=4.0)
+    parser.add_argument("--upstream", nargs=2, metavar=("PATH", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    result = run(int(options.gib * 2**30) // len(PIECE) * len(PIECE))
+    if options.upstream:
+        serve_upstream(options.upstream[0], int(options.upstream[1]))
+        return
+    result = run(int(options.gib * GIB) // len(PIECE) * len(PIECE))
     if options.json:
         print(json.dumps(result))
         return
-    print(f"guard before: peak {result['idle_mib']} MiB")
+    print(f"peak before: {result['idle_mib']} MiB")
     for row in result["rows"]:  # type: ignore[attr-defined]
-        print(f"{result['gib']:.2f} GiB {row['way']:18} {row['gib_per_s']:6.2f} GiB/s   peak {row['peak_mib']} MiB")
+        print(
+            f"{result['gib']:.2f} GiB {row['way']:18} {row['proxy']:6} {row['gib_per_s']:6.2f} GiB/s "
+            f"{row['cpu_s_per_gib']:6.2f} s of CPU per GiB   peak {row['peak_mib']} MiB"
+        )
 
 
 if __name__ == "__main__":

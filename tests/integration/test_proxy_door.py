@@ -446,8 +446,46 @@ def test_another_expectation_is_417(guard):
     assert (status_of(answer), answer.count(b"HTTP/1.1 ")) == (417, 1)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- Upgrade --------------------------------------------------------------------------------------------------------
 
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA\r\n"
+OFFERS = {
+    "Java": H2C,
+    "Apache": b"Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n",
+    "behind nginx": b"Connection: upgrade\r\n",
+    "in capitals, in two lines": b"CONNECTION: UPGRADE\r\nConnection: keep-alive\r\nUPGRADE: H2C\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", [pytest.param(offer, id=name) for name, offer in OFFERS.items()])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+)
+def test_an_offer_that_clients_make_by_default_is_ignored_and_goes_nowhere(guard, offer, framing):
+    with guard.connect() as connection:
+        for _ in range(2):
+            connection.sendall(P + offer + framing)
+            answer = connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"pgrade" not in answer
+    assert len(guard.upstream.requests) == 2
+    for request in guard.upstream.requests:
+        assert request.body == b"hello"
+        for name in (b"upgrade", b"http2-settings", b"connection"):
+            assert request.header(name) == []
+
+
+def test_what_follows_an_offer_is_a_request_in_http_1_or_nothing(guard):
+    frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+    answer = guard.say(b"GET /ping HTTP/1.1\r\nHost: x\r\n" + H2C + b"\r\n" + frames)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"400"]
+    assert len(guard.upstream.requests) == 1
+    refused = b"POST /nowhere HTTP/1.1\r\nHost: x\r\n" + H2C + b"Content-Length: 3\r\n\r\nabc"
+    answer = guard.say(refused + get())
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"404", b"200"]
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
 P = b"POST /predictions/noop HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = P + b"Transfer-Encoding: chunked\r\n\r\n"
 HOSTILE = {
@@ -505,7 +543,12 @@ HOSTILE = {
     "asterisk": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     "fragment": b"GET /ping#x HTTP/1.1\r\nHost: x\r\n\r\n",
     "websocket": get(PREDICT, b"Upgrade: websocket"),
-    "h2c": get(PREDICT, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AA"),
+    "websocket behind h2c": get(PREDICT, b"Connection: Upgrade", b"Upgrade: h2c, websocket"),
+    "websocket in a line of its own": get(PREDICT, b"Upgrade: h2c", b"Upgrade: websocket"),
+    "an upgrade nobody knows": get(PREDICT, b"Connection: Upgrade", b"Upgrade: h2"),
+    "h2c with two framings": P + b"Upgrade: h2c\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "h2c and its preface at once": b"PRI * HTTP/2.0\r\nUpgrade: h2c\r\n\r\nSM\r\n\r\n",
+    "CONNECT with h2c": b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     "connection names a header": get(PREDICT, b"Connection: X-Mine", b"X-Mine: 1"),
     "chunk size +1": CHUNKED + b"+1\r\na\r\n0\r\n\r\n",
     "chunk size 0x1": CHUNKED + b"0x1\r\na\r\n0\r\n\r\n",
@@ -575,6 +618,18 @@ def test_a_body_over_the_limit_is_413(tmp_path, raw):
         assert guard.upstream.requests == []
         response, _ = guard.ask("POST", "/predictions/noop", b"a" * 1000)
         assert response.status == 200
+
+
+def test_no_cache_keeps_a_refusal_said_as_stock_says_it(guard):
+    response, body = guard.ask("GET", "/nowhere")
+    said = {name.lower(): value for name, value in response.getheaders() if name.lower() != "x-request-id"}
+    assert said == {
+        "content-type": "application/json",
+        "pragma": "no-cache",
+        "cache-control": "no-cache; no-store, must-revalidate, private",
+        "expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+        "content-length": str(len(body)),
+    }
 
 
 def test_refusals_keep_the_connection_when_the_request_is_whole(guard):
@@ -887,6 +942,26 @@ def test_closing_cuts_at_the_deadline(guard):
         assert time.monotonic() - started < 2
         assert read_all(busy) == b""
     assert guard.stats().upstream_connections == 0
+
+
+def test_a_second_close_hurries_the_first(guard):
+    asked = threading.Event()
+
+    def script(*_):
+        asked.set()
+        time.sleep(30)
+
+    guard.upstream.script = script
+    with guard.connect() as busy:
+        busy.sendall(get(close=False))
+        assert asked.wait(TIMEOUT)
+        started = time.monotonic()
+        first = asyncio.run_coroutine_threadsafe(guard.door.close(30), guard.loop)
+        eventually(lambda: guard.door._passages[Listener.INFERENCE].closing)
+        guard.close(0)
+        first.result(TIMEOUT)
+        assert time.monotonic() - started < 3
+        assert read_all(busy) == b""
 
 
 def test_a_unix_listener_replaces_an_old_socket_and_nothing_else(tmp_path):

@@ -27,6 +27,13 @@ _EXTRA = {
     Unauthenticated.status: b"WWW-Authenticate: Bearer\r\n",
     Unavailable.status: b"Retry-After: %d\r\n" % RETRY_AFTER_S,
 }
+# As stock says it in each of its own answers (NettyUtils.sendHttpResponse), the semicolon included: a cache that reads
+# `no-cache; no-store` as one unknown directive is still held by the other lines.
+_UNCACHED = (
+    b"Pragma: no-cache\r\n"
+    b"Cache-Control: no-cache; no-store, must-revalidate, private\r\n"
+    b"Expires: Thu, 01 Jan 1970 00:00:00 UTC\r\n"
+)
 _BODILESS = frozenset({204, 304})
 
 
@@ -78,7 +85,7 @@ def own(status: int, request_id: bytes, connection: bytes, body: bytes = b"", *,
         (
             b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Refused")),
             b"Content-Type: application/json\r\n" if body else b"",
-            b"Cache-Control: no-store\r\n",
+            _UNCACHED,
             _EXTRA.get(status, b""),
             b"X-Request-Id: %b\r\nContent-Length: %d\r\n" % (request_id, len(body)),
             connection,

@@ -12,14 +12,17 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t \x21-\x7e\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t \x21-\x7e\x80-\xff]*")
 _LONGEST_LINE = 1024
 _LONGEST_TRAILERS = 8192
+_WORTH_A_PART = 16 * 1024
 
 _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def chunk(payload: bytes) -> bytes:
-    """Return the payload, which is not empty, as one chunk."""
-    return b"%x\r\n%b\r\n" % (len(payload), payload)
+def chunk(payload: bytes) -> tuple[bytes, ...]:
+    """Return the payload, which is not empty, as one chunk, in parts: no long payload is copied."""
+    if len(payload) < _WORTH_A_PART:
+        return (b"%x\r\n%b\r\n" % (len(payload), payload),)
+    return b"%x\r\n" % len(payload), payload, b"\r\n"
 
 
 class ChunkDecoder:

@@ -241,14 +241,20 @@ class ClientConnection(Exchange):
                 self._state = BUSY
                 self._proceed()
             return
-        if self._decoder is not None:
-            payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
         if done:
             self._state = BUSY
+        if payload:
+            self._send(chunk(payload) if self._decoder is not None else (payload,))
+        if done and self._decoder is not None:
+            self._send((LAST_CHUNK,))
+
+    def _send(self, parts: tuple[bytes, ...]) -> None:
+        """Send parts of a body upstream, or keep them until there is a connection."""
         if self._pending is not None:
-            self._pending.append(payload)
-        elif self._upstream is not None and payload:
-            self._upstream.send(payload)
+            self._pending.extend(parts)
+        elif self._upstream is not None:
+            for part in parts:
+                self._upstream.send(part)
 
     def _payload(self, data: bytes) -> tuple[bytes, bool]:
         """Return what of `data` is payload of the body, and whether it was the last; keep what is behind it."""

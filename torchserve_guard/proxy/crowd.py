@@ -61,11 +61,11 @@ class Crowd:
         task.add_done_callback(done)
 
     async def gone(self, grace: float) -> None:
-        """Return when the last one has left, or after `grace` seconds."""
+        """Return when the last one has left, or after `grace` seconds; several may wait, each as long as it likes."""
         if self.connections or self.tasks:
-            self._awaited = asyncio.get_running_loop().create_future()
+            if self._awaited is None or self._awaited.done():
+                self._awaited = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._awaited], timeout=grace)
-            self._awaited = None
 
     def _look(self) -> None:
         if self._awaited is not None and not self._awaited.done() and not self.connections and not self.tasks:

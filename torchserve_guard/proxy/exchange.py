@@ -188,8 +188,12 @@ class Exchange(asyncio.Protocol):
 
     def answer_piece(self, payload: bytes) -> None:
         """Send a piece of the body on."""
-        if not self._gone:
-            self._write(chunk(payload) if self._chunks else payload)
+        if self._gone or self._transport.is_closing():
+            return
+        if self._chunks:
+            self._transport.writelines(chunk(payload))
+        else:
+            self._transport.write(payload)
 
     def answer_ended(self) -> None:
         """End the answer."""

@@ -251,10 +251,23 @@ def _ambiguous(name: str) -> BadRequest:
     return BadRequest(f"More than one {name} header.", rule="proxy.duplicate")
 
 
+# Both are dropped here, so that naming them removes nothing; `upgrade` alone is what proxies say of every request.
+_OPTIONS = frozenset({b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings"})
+
+# What clients offer by default, on plaintext and with any request, and take no for an answer: Java's HttpClient and
+# `curl --http2` (RFC 7540 section 3.2), Apache HttpClient 5.4 (RFC 2817). As in stock, the answer is in HTTP/1.1.
+_IGNORED_UPGRADES = frozenset({b"h2c", b"tls/1.0", b"tls/1.1", b"tls/1.2", b"tls/1.3"})
+
+
+def _members(value: bytes) -> set[bytes]:
+    """Return the members of a list, in lower case; empty ones do not count (RFC 9110 section 5.6.1)."""
+    return {member.strip(b" \t").lower() for member in value.split(b",")} - {b""}
+
+
 def _connection(value: bytes) -> Read:
     """Read the connection options; one that names an end-to-end header would have it removed (RFC 9110 7.6.1)."""
-    options = {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
-    if not options <= {b"close", b"keep-alive", b"te"}:
+    options = _members(value)
+    if not options <= _OPTIONS:
         raise BadRequest("The connection options are not supported.", rule="proxy.connection")
     if b"close" in options:
         return CLOSE, b"", 0
@@ -267,15 +280,19 @@ def _expect(value: bytes) -> Read:
     return EXPECT, b"", 0
 
 
-def _upgrade(_value: bytes) -> Read:
-    raise BadRequest("Upgrades are not supported.", rule="proxy.upgrade")
+def _upgrade(value: bytes) -> Read:
+    """Ignore the offer of another protocol, as a server may (RFC 9110 7.8), unless the client lives by it."""
+    if not _members(value) <= _IGNORED_UPGRADES:
+        raise BadRequest("Upgrades are not supported.", rule="proxy.upgrade")
+    # INVARIANT: an offer never goes upstream: who is behind the door cannot accept what it did not hear.
+    return _DROPPED
 
 
 _SPECIAL: Mapping[bytes, Callable[[bytes], Read]] = {
     b"connection": _connection,
     b"expect": _expect,
     b"upgrade": _upgrade,
-    b"http2-settings": _upgrade,
+    b"http2-settings": lambda _value: _DROPPED,
     b"authorization": lambda value: (AUTHORIZATION, value, 0),
 }
 

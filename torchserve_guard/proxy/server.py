@@ -15,6 +15,7 @@ from torchserve_guard.proxy.client import ClientConnection
 from torchserve_guard.proxy.crowd import Crowd
 from torchserve_guard.proxy.enforcement import Enforcer
 from torchserve_guard.proxy.limits import Limits
+from torchserve_guard.proxy.memory import keep_memory
 from torchserve_guard.proxy.passage import Counts, Passage
 from torchserve_guard.proxy.upstream import Upstream
 from torchserve_guard.wire import Listener
@@ -78,6 +79,7 @@ class Door:
 
     async def open(self) -> None:
         """Listen on every address, or on none. Raises `ConfigError`."""
+        keep_memory()
         try:
             for listener, address in self._addresses.items():
                 await self._listen(listener, address)

@@ -84,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         if streams:
             # A peer may answer early and close; the failing write would then discard its answer unread.
             self._spare = os.dup(self._transport.get_extra_info("socket").fileno())
+            _widen(self._spare)
 
     def send(self, data: bytes) -> None:
         """Send a piece of the request's body."""
@@ -243,6 +244,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.abort()
         if asker is not None:
             asker.upstream_failed(why, untouched=untouched)
+
+
+def _widen(descriptor: int) -> None:
+    """Have the kernel take what is read at once in one piece too; a unix socket's own buffer is a little smaller."""
+    peer = socket.socket(fileno=descriptor)
+    try:
+        if peer.family == socket.AF_UNIX:  # TCP finds its size itself, unless told one
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_BUFFER)
+    finally:
+        peer.detach()
 
 
 class Upstream:

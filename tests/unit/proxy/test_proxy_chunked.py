@@ -26,9 +26,17 @@ def decode(raw: bytes, cuts: list[int]) -> tuple[bytes, ChunkDecoder]:
 
 @given(st.lists(st.binary(min_size=1, max_size=300)), st.binary(max_size=20), st.lists(st.integers(0, 5000)))
 def test_what_was_chunked_is_decoded_wherever_it_is_cut(pieces, behind, cuts):
-    raw = b"".join(map(chunk, pieces)) + LAST_CHUNK + behind
+    raw = b"".join(part for piece in pieces for part in chunk(piece)) + LAST_CHUNK + behind
     payload, decoder = decode(raw, cuts)
     assert (payload, decoder.done, decoder.rest) == (b"".join(pieces), True, behind)
+
+
+@pytest.mark.parametrize("size", [1, 16383, 16384, 300_000])
+def test_a_long_payload_is_a_chunk_as_a_short_one_is_and_is_not_copied(size):
+    payload = b"x" * size
+    parts = chunk(payload)
+    assert b"".join(parts) == b"%x\r\n%b\r\n" % (size, payload)
+    assert size < 16384 or any(part is payload for part in parts)
 
 
 class Body:

@@ -26,7 +26,8 @@ def head(*lines: bytes, start: bytes = b"GET /ping HTTP/1.1") -> bytes:
 class Reading:
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
-        self.url, self.whole = b"", False
+        self.url, self.whole, self.keeps = b"", False, False
+        self.parser = httptools.HttpRequestParser(self)
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -36,6 +37,7 @@ class Reading:
 
     def on_headers_complete(self) -> None:
         self.whole = True
+        self.keeps = self.parser.should_keep_alive()  # later it has forgotten
 
 
 NAMES = st.sampled_from(
@@ -65,16 +67,15 @@ def test_what_is_accepted_llhttp_reads_the_same(start, lines):
     except Refusal:
         return
     reading = Reading()
-    parser = httptools.HttpRequestParser(reading)
     try:
-        parser.feed_data(raw + b"\r\n\r\n")
+        reading.parser.feed_data(raw + b"\r\n\r\n")
     except httptools.HttpParserError:
         pytest.fail(f"accepted, and refused by llhttp: {raw!r}")
     said = {name.lower(): value.strip() for name, value in reading.headers}
     assert (reading.url, reading.whole) == (request.target, True)
     assert request.chunked == (b"transfer-encoding" in said)
     assert request.length == (int(said[b"content-length"]) if b"content-length" in said else None)
-    assert request.keep_alive == parser.should_keep_alive() or request.keep_alive is False
+    assert reading.keeps or request.keep_alive is False
     assert [line.partition(b": ")[0] for line in request.passed] == [
         name for name, _ in reading.headers if name in {b"A", b"X-B", b"Accept"}
     ]
@@ -148,3 +149,38 @@ def test_elsewhere_than_on_inference_few_headers_pass():
 def test_an_answer_in_doubt_is_none(lines):
     with pytest.raises(ValueError, match=r"."):
         ResponseReader().read(b"\r\n".join([b"HTTP/1.1 200 OK", *lines]))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"],
+        [b"Connection: Upgrade", b"Upgrade: TLS/1.2"],
+        [b"Connection: upgrade", b"Upgrade: , H2C ,"],
+        [b"Upgrade: "],
+    ],
+)
+@pytest.mark.parametrize("listener", list(Listener))
+def test_an_offer_of_another_protocol_is_dropped_whatever_framed_the_request(lines, listener):
+    request = reader(listener).read(head(*lines, b"Content-Length: 3", start=b"POST /a HTTP/1.1"))
+    assert (request.passed, request.length, request.chunked, request.keep_alive) == ([], 3, False, True)
+    with pytest.raises(BadRequest):
+        reader(listener).read(head(*lines, b"Content-Length: 3", b"Transfer-Encoding: chunked"))
+
+
+@pytest.mark.parametrize("offer", [b"websocket", b"h2c, websocket", b"h2", b"h2c/1", b"h2c;q=1", b"TLS/1", b"CONNECT"])
+def test_an_offer_that_a_client_lives_by_is_refused(offer):
+    with pytest.raises(BadRequest) as caught:
+        reader().read(head(b"Connection: Upgrade", b"Upgrade: " + offer))
+    assert caught.value.rule == "proxy.upgrade"
+
+
+@pytest.mark.parametrize("options", [b"Upgrade, X-Mine", b"Host", b"upgrade, authorization", b"http2-settings, host"])
+def test_an_option_that_names_an_end_to_end_header_is_still_refused(options):
+    with pytest.raises(BadRequest):
+        reader().read(head(b"Connection: " + options))
+
+
+@pytest.mark.parametrize("options", [b"close, upgrade", b"Upgrade, HTTP2-Settings, close"])
+def test_a_connection_that_closes_closes_beside_an_offer_too(options):
+    assert reader().read(head(b"Connection: " + options, b"Upgrade: h2c")).keep_alive is False
