@@ -36,6 +36,7 @@ class ClientConnection(Exchange):
         self._peer = _peer(transport.get_extra_info("peername"))
         self._prefix = secrets.token_hex(12).encode()
         full = self._passage.is_full()
+        self._passage.present += 1
         self._passage.crowd.enter(self)
         if full:
             refusal = Unavailable("Too many connections.", rule="proxy.connections")
@@ -44,6 +45,7 @@ class ClientConnection(Exchange):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
         """Part from the upstream connection; a change that was forwarded is let end, so that its outcome is known."""
         self._gone = True
+        self._passage.present -= 1
         self._passage.crowd.leave(self)
         self._buffer = b""
         self._collected.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import struct
 from typing import cast
@@ -27,6 +28,7 @@ HEAD, COLLECT, STREAM, BUSY, LINGER, CLOSING = range(6)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _RESET = struct.pack("ii", 1, 0)
 _SHOWN = 512
+_REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} \S*")
 
 
 class Exchange(asyncio.Protocol):
@@ -303,8 +305,10 @@ class Exchange(asyncio.Protocol):
         request = self._request
         listener = self._passage.listener
         if request is NO_REQUEST:
-            beginning = self._buffer[:_SHOWN].split(b"\r\n", 1)[0]
-            return Asked(listener, self._peer, "", beginning, self._request_id or self._prefix, None)
+            # No more than looks like a method and a target: what else there is may be somebody's key.
+            beginning = _REQUEST_LINE.match(self._buffer[:_SHOWN])
+            shown = beginning[0] if beginning is not None else b""
+            return Asked(listener, self._peer, "", shown, self._request_id or self._prefix, None)
         return Asked(listener, self._peer, request.method, request.target, self._request_id, request.authorization)
 
 

@@ -45,12 +45,14 @@ class Passage:
         self.crowd = crowd
         self.reader = RequestReader(listener, limits)
         self.closing = False
+        # Of this listener alone: idle clients of inference must not keep an operator from management.
+        self.present = 0
         self.tick = 0
         self._last_full = -1
 
     def is_full(self) -> bool:
         """Whether there is no room for one more connection."""
-        return len(self.crowd.connections) >= self.limits.connections
+        return self.present >= self.limits.connections
 
     def first_this_tick(self) -> bool:
         """Whether this is the first of a flood of refusals in this second: one is recorded, all are counted."""
