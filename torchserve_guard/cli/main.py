@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
 import typer
 
 from torchserve_guard import __version__
-from torchserve_guard.cli import check, control, manifest, start
+from torchserve_guard.cli import check, control, lines, manifest, start
 from torchserve_guard.errors import GuardError
 
 INTERNAL = 1
@@ -46,14 +47,25 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with a code of the contract."""
+    _say_what_cannot_be_encoded()
     try:
         app()
     except GuardError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"tsguard: {line}", err=True)
+        for line in lines.of_error(error):
+            typer.echo(line, err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(INTERNAL)
+    except OSError as error:
+        # What nobody foresaw: a disk that fails, a folder that vanished. Not a bug that a traceback would explain.
+        typer.echo(lines.PREFIX + lines.printable(f"failed: {error}"), err=True)
+        sys.exit(INTERNAL)
+
+
+def _say_what_cannot_be_encoded() -> None:
+    """Let output escape what its encoding lacks: a name that is not UTF-8 is told, not died of."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from torchserve_guard.cli.lines import printable
 from torchserve_guard.cli.progress import Progress
 from torchserve_guard.errors import ConfigError
 
@@ -47,8 +51,8 @@ def create(
     path = manifest or model_store / NAME
     now = datetime.now(UTC)
     version = archives.next_version(path)
-    expires = None if expires_days is None else now + timedelta(days=expires_days)
-    with Progress(sys.stderr) as progress:
+    expires = None if expires_days is None else _expiry(now, expires_days)
+    with Progress(sys.stderr) as progress, _names_are_text(model_store):
         made = archives.create_manifest(
             model_store,
             archives_named or None,
@@ -58,9 +62,9 @@ def create(
             progress=progress.advance,
         )
     _replace(path, archives.render_manifest(made))
-    typer.echo(f"{path}: version {version}, {len(made.subjects)} archives")
+    typer.echo(printable(f"{path}: version {version}, {len(made.subjects)} archives"))
     for subject in made.subjects:
-        typer.echo(f"{subject.sha256}  {subject.name}")
+        typer.echo(printable(f"{subject.sha256}  {subject.name}"))
 
 
 @app.command()
@@ -72,7 +76,7 @@ def verify(model_store: Store, manifest: ManifestFile = None) -> None:
     with Progress(sys.stderr) as progress:
         listed = archives.load_manifest(path, datetime.now(UTC))
         archives.verify_store(listed, model_store, progress=progress.advance)
-    typer.echo(f"{path}: version {listed.version}, {len(listed.subjects)} archives, all as listed")
+    typer.echo(printable(f"{path}: version {listed.version}, {len(listed.subjects)} archives, all as listed"))
 
 
 @app.command()
@@ -91,18 +95,47 @@ def show(
         return
     typer.echo(f"version {listed.version}, created {listed.created}, expires {listed.expires or 'never'}")
     for subject in listed.subjects:
-        typer.echo(f"{subject.sha256}  {subject.size:>15,}  {subject.name}")
+        typer.echo(printable(f"{subject.sha256}  {_size(subject.size)}  {subject.name}"))
         for member in subject.members if members else ():
-            typer.echo(f"    {member.sha256}  {member.size:>15,}  {member.path}")
+            typer.echo(printable(f"    {member.sha256}  {_size(member.size)}  {member.path}"))
+
+
+def _size(size: int | None) -> str:
+    return f"{'' if size is None else format(size, ','):>15}"
+
+
+@contextlib.contextmanager
+def _names_are_text(model_store: Path) -> Iterator[None]:
+    """Turn a name that is not UTF-8, which a manifest cannot spell, into a `ConfigError` that shows it."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{model_store}: the name {error.object!a} is not UTF-8, which a manifest cannot list; rename it"
+        ) from error
+
+
+def _expiry(now: datetime, days: float) -> datetime:
+    try:
+        return now + timedelta(days=days)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"--expires-days `{days}` is not a number of days that ends before the year 10000; name fewer"
+        ) from error
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file whole or not at all, through no link: others may write in the folder of a manifest."""
+    draft = path.parent / f".tsguard-manifest.{secrets.token_hex(8)}"
     try:
-        draft.write_bytes(data)
-        draft.chmod(0o644)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --manifest") from error

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from torchserve_guard.cli.lines import lines_of
 from torchserve_guard.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torchserve_guard.settings import Flags, Settings
+    from torchserve_guard.settings import Flags, Settings, Surroundings
 
 Config = Annotated[
     Path | None,
@@ -112,19 +113,32 @@ def _settings(config: Path | None, given: dict[str, Any]) -> Settings:
 
 def settings_of(config: Path | None, flags: Flags | None = None) -> Settings:
     """Return the settings. Raises `ConfigError`."""
-    from torchserve_guard.settings import Flags, Surroundings, load  # noqa: PLC0415 - heavy; `--help` does without
+    from torchserve_guard.settings import Flags, load  # noqa: PLC0415 - heavy; `--help` does without
 
     if config is None:
         raise ConfigError("no configuration; name it with --config FILE or in TSGUARD_CONFIG")
-    return load(config, flags or Flags(), Surroundings(dict(os.environ), Path.cwd(), Path.home()))
+    return load(config, flags or Flags(), _surroundings())
+
+
+def _surroundings() -> Surroundings:
+    from torchserve_guard.settings import Surroundings  # noqa: PLC0415 - heavy; `--help` does without
+
+    try:
+        return Surroundings(dict(os.environ), Path.cwd(), Path.home())
+    except OSError as error:
+        raise ConfigError(
+            f"the working directory is gone or may not be read ({error.strerror}); start in another"
+        ) from error
+    except RuntimeError as error:
+        raise ConfigError("this user has no home directory; set `HOME`") from error
 
 
 def deliver(text: str, output: Path | None) -> None:
     """Write a result to standard output, or to the file that was named."""
     if output is None:
-        typer.echo(text, nl=False)
+        typer.echo(lines_of(text), nl=False)
         return
     try:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror}); name another file with --output") from error

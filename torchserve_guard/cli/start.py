@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from torchserve_guard.cli import options
+from torchserve_guard.cli import lines, options
 from torchserve_guard.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,4 +32,4 @@ def start(
 
 
 def _say(text: str) -> None:
-    typer.echo(f"tsguard: {text}", err=True)
+    typer.echo(lines.PREFIX + lines.indented(text), err=True)

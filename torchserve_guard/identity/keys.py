@@ -13,6 +13,7 @@ import hmac
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from torchserve_guard.errors import ConfigError
 
 KEY_BYTES = 32
 LONGEST_CREDENTIAL = 4096
+LARGEST_FILE = 65536
 
 
 class KeyKind(Enum):
@@ -115,7 +117,8 @@ class KeyFile:
                 file.write(document + "\n")
             draft.replace(self.path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
             raise ConfigError(
                 f"{self.path}: the key file cannot be written ({error.strerror}); start in a directory that "
                 "this user may write, or switch token authorization off with `disable_token_authorization=true`"
@@ -123,11 +126,17 @@ class KeyFile:
 
     def remove(self) -> None:
         """Remove the file if it still holds these keys: another guard's file in the same folder is left alone."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            shown = json.loads(self.path.read_text())
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            shown = json.loads(_content(self.path))
             ours = self._keys[KeyKind.API].secret.decode()
             if hmac.compare_digest(str(shown[KeyKind.API.value]["key"]).encode(), ours.encode()):
                 self.path.unlink()
+
+
+def _content(path: Path) -> bytes:
+    """Return what a small regular file holds, nothing of any other; what became a pipe is not waited for."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        return file.read(LARGEST_FILE) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def _shown(key: Key) -> dict[str, str]:

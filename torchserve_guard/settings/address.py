@@ -6,6 +6,7 @@ Pure. The grammar is that of Connector.java, less what only fails later: port 0 
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -65,10 +66,19 @@ def parse(text: str) -> Address:
         raise ValueError(
             f"has port {port}; name one from 1 to {HIGHEST_PORT}, so that it is known where the server listens"
         )
-    return Address(scheme, match["host"], port)
+    return Address(scheme, _host(match["host"]), port)
+
+
+def _host(host: str) -> str:
+    try:
+        host.encode("idna")  # what the resolver is asked for (socket.getaddrinfo); it raises where nobody expects it
+    except UnicodeError:
+        raise ValueError("has a host that no resolver can be asked for; write a host name or an IPv4 address") from None
+    return host
 
 
 def _unix(path: str) -> Address:
     if len(path.encode()) > LONGEST_SOCKET_PATH:
         raise ValueError(f"has a socket path longer than {LONGEST_SOCKET_PATH} bytes, which the kernel cuts off")
-    return Address("unix", path=path)
+    # One socket, one spelling: two would not be seen to be the same, and the second listener would replace the first.
+    return Address("unix", path="/" + posixpath.normpath(path).lstrip("/"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import cast
@@ -31,6 +32,7 @@ def load(config: Path, flags: Flags, around: Surroundings) -> Settings:
     reading = Reading(config, around)
     reading.take_file(properties.read(config))
     reading.take_flags(flags)
+    _refuse_no_text(reading)
     settings = _settings(reading)
     if reading.complaints:
         raise ConfigError.of(reading.complaints)
@@ -72,12 +74,27 @@ def _settings(reading: Reading) -> Settings:
     )
 
 
+def _refuse_no_text(reading: Reading) -> None:
+    """Complain about values that no path, host or line of the configuration for TorchServe can hold."""
+    for name, given in reading.given.items():
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in given.text):
+            reading.complain(name, "holds a NUL or half of a surrogate pair, which is no text; remove it")
+
+
+def _is_there(look: Callable[[], bool]) -> bool:
+    """Whether a look at a path finds what it looks for; a path that cannot be looked at, too long say, is not there."""
+    try:
+        return look()
+    except OSError:
+        return False
+
+
 def _passthrough(reading: Reading) -> dict[str, str]:
     """Return the keys that TorchServe gets as they are; every value given is read, so that all complaints are told."""
     for name in reading.given:
         reading.value(name, None)
     metrics = reading.given.get("metrics_config")
-    if metrics is not None and not (reading.around.cwd / metrics.text).is_file():
+    if metrics is not None and not _is_there((reading.around.cwd / metrics.text).is_file):
         reading.complain("metrics_config", "is not a file; TorchServe would start, and no worker would")
     return {name: _absolute(reading, name) for name in reading.given if KEYS[name].fate is Fate.PASS}
 
@@ -118,7 +135,7 @@ def _store(reading: Reading) -> Path:
     store = reading.around.cwd / (given.text if given is not None else "")
     if given is None:
         reading.complain("model_store", "is missing; name the folder of the archives there, or with --model-store")
-    elif not store.is_dir():
+    elif not _is_there(store.is_dir):
         reading.complain("model_store", "is not a folder; name the folder of the archives")
     return store
 
@@ -133,7 +150,10 @@ def _state_dir(reading: Reading) -> Path:
 def _runtime_dir(reading: Reading) -> Path | None:
     given = reading.around.environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given or "guard.runtime_dir" in reading.given:
-        return reading.path("guard.runtime_dir", Path(given))
+        folder = reading.path("guard.runtime_dir", Path(given))
+        if _is_there(folder.exists) and not _is_there(folder.is_dir):
+            reading.complain("guard.runtime_dir", "is not a folder; name one of this user, or a new one")
+        return folder
     return None
 
 
@@ -155,7 +175,7 @@ def _refuse_direct(reading: Reading) -> None:
 
 def _frontend_log(reading: Reading, text: str) -> str:
     path = reading.around.cwd / text
-    if text not in {"lean", "stock"} and not path.is_file():
+    if text not in {"lean", "stock"} and not _is_there(path.is_file):
         raise ValueError("is neither `lean` nor `stock` nor a log4j2 file that is there")
     return text if text in {"lean", "stock"} else str(path)
 

@@ -1,8 +1,10 @@
 """The record: one line for each event, whole, in order, and never through a link."""
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import stat
 
 import pytest
@@ -82,10 +84,127 @@ def test_a_link_a_pipe_or_a_folder_is_no_log(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@contextlib.contextmanager
+def room_for(size: int):
+    """Let no file of this process grow beyond `size` bytes, as a disk that is full would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_full_disk_is_an_error_and_not_silence(log):
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, log._descriptor)
-    os.close(full)
-    with pytest.raises(AuditError, match="cannot be written"):
+    with room_for(0), pytest.raises(AuditError, match="cannot be written"):
         log.event("start")
+
+
+def test_a_line_that_the_disk_took_in_part_swallows_none_after_it(log):
+    with room_for(10), pytest.raises(AuditError, match="part of the line"):
+        log.event("lost")
+    log.event("whole")
+    assert json.loads(log.path.read_text().splitlines()[1])["event"] == "whole"
+
+
+def test_a_line_that_an_earlier_run_left_torn_swallows_none_after_it(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    path.write_text('{"time":"2026-01-01T00:00:00Z","seq')
+    log = AuditLog(path, lambda: 0.0)
+    log.event("start")
+    log.event("stop")
+    log.close()
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()[1:]] == ["start", "stop"]
+
+
+# --- the file that stands at the path ---------------------------------------------------------------------------
+
+
+def take_away(path, how):
+    """Take the file away as logrotate does, or as an attacker would."""
+    if how in ("removed", "folder removed"):
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(".1"))
+    if how == "replaced":
+        path.write_text('{"event":"other"')
+    if how == "folder removed":
+        path.parent.rmdir()
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced", "folder removed"])
+@pytest.mark.parametrize("durably", ["event", "record"])
+def test_a_durable_entry_is_in_the_file_that_stands_at_the_path(log, how, durably):
+    log.event("before")
+    take_away(log.path, how)
+    if durably == "event":
+        log.event("after")
+    else:
+        asyncio.run(log.record(Entry(0.5, "after")))
+    found = [json.loads(line) for line in log.path.read_text().splitlines() if line.endswith("}")]
+    assert [(line["sequence"], line["event"]) for line in found] == [(1, "log-reopened"), (2, "after")]
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o600 or how == "replaced"
+
+
+def test_entries_before_a_rename_stay_where_they_were_written(log):
+    log.event("before")
+    take_away(log.path, "renamed")
+    log.event("after")
+    assert [json.loads(line)["event"] for line in log.path.with_suffix(".1").read_text().splitlines()] == ["before"]
+
+
+def test_an_entry_that_is_not_durable_looks_for_the_file_once_a_second(tmp_path):
+    clock = iter((0.0, 0.5, 1.0, 1.0, 1.0))
+    log = AuditLog(tmp_path / "audit.jsonl", lambda: next(clock))
+    log.path.unlink()
+    log.write(Entry(0.5, "unseen"))
+    assert not log.path.exists()
+    log.write(Entry(1.0, "seen"))
+    assert [line["event"] for line in lines(log)] == ["log-reopened", "seen"]
+    log.close()
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_what_is_no_log_in_the_place_of_the_log_stops_every_change(log, what):
+    log.event("before")
+    elsewhere = log.path.with_name("elsewhere")
+    log.path.rename(elsewhere)
+    put = {
+        "link": lambda: log.path.symlink_to(elsewhere),
+        "pipe": lambda: os.mkfifo(log.path),
+        "folder": log.path.mkdir,
+    }
+    put[what]()
+    for _ in range(2):
+        with pytest.raises(AuditError, match="audit log"):
+            asyncio.run(log.record(Entry(0.5, "lost")))
+    assert "lost" not in elsewhere.read_text()
+    log.path.rmdir() if what == "folder" else log.path.unlink()
+    log.event("after")
+    assert [line["event"] for line in lines(log)] == ["log-reopened", "after"]
+
+
+def test_a_reopening_that_could_not_be_told_is_told_when_it_can(log):
+    log.path.unlink()
+    with room_for(0), pytest.raises(AuditError):
+        log.event("lost")
+    log.event("after")
+    assert [line["event"] for line in lines(log)] == ["log-reopened", "after"]
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(0o666, 0o600), (0o660, 0o600), (0o640, 0o640)])
+def test_a_log_that_others_may_write_is_taken_from_them(tmp_path, mode, kept):
+    path = tmp_path / "audit.jsonl"
+    path.touch()
+    path.chmod(mode)
+    AuditLog(path, lambda: 0.0).close()
+    assert stat.S_IMODE(path.stat().st_mode) == kept
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_log_of_another_user_is_refused(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    path.touch()
+    os.chown(path, 12345, -1)
+    with pytest.raises(AuditError, match="belongs to user 12345"):
+        AuditLog(path, lambda: 0.0)

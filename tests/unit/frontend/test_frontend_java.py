@@ -73,3 +73,17 @@ def test_a_program_that_is_no_java_is_refused(tmp_path):
     java.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(FrontendError, match="failed"):
         find_java({"JAVA_HOME": str(tmp_path)})
+
+
+def test_a_path_entry_that_others_may_write_is_passed_over(tmp_path):
+    planted, own = runtime(tmp_path / "planted", "17.0.1"), runtime(tmp_path / "own", "21.0.1")
+    planted.parent.chmod(0o777)
+    assert find_java({"PATH": f"{planted.parent}:{own.parent}"}).path == own
+
+
+def test_a_link_to_where_others_may_write_is_passed_over(tmp_path):
+    planted, own = runtime(tmp_path / "planted", "17.0.1"), runtime(tmp_path / "own", "21.0.1")
+    planted.parent.chmod(0o777)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").symlink_to(planted)
+    assert find_java({"PATH": f"{tmp_path / 'bin'}:{own.parent}"}).path == own

@@ -125,3 +125,18 @@ def test_only_its_own_file_is_removed(keys, tmp_path, clock):
 def test_nothing_is_left_beside_the_file(keys):
     keys.rotate(KeyKind.MANAGEMENT)
     assert os.listdir(keys.path.parent) == ["key_file.json"]
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "folder", "large", "deep"])
+def test_removing_waits_for_nothing_and_removes_nothing_that_took_the_place_of_the_file(keys, tmp_path, what):
+    keys.path.rename(tmp_path / "moved")
+    put = {
+        "pipe": lambda: os.mkfifo(keys.path),
+        "link": lambda: keys.path.symlink_to(tmp_path / "moved"),
+        "folder": keys.path.mkdir,
+        "large": lambda: keys.path.write_bytes(b" " * 1_000_000 + (tmp_path / "moved").read_bytes()),
+        "deep": lambda: keys.path.write_text("[" * 60_000),
+    }
+    put[what]()
+    keys.remove()
+    assert os.path.lexists(keys.path)

@@ -73,6 +73,10 @@ def test_local_is_what_only_this_machine_reaches(text, local):
         "http://[::1]:1",
         " http://h:1",
         "http://h:1\n",
+        "http://\ud800:1",
+        "http://a..b:1",
+        "http://" + "a" * 64 + ":1",
+        "unix:/\ud800",
     ],
 )
 def test_what_torchserve_could_not_listen_on_is_refused(text):

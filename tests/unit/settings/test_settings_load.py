@@ -267,3 +267,25 @@ def test_a_file_that_is_no_configuration_is_a_clear_error_and_no_hang(tmp_path, 
     path = _broken(tmp_path, name)
     with pytest.raises(ConfigError, match=re.escape(str(path))):
         load(path, Flags(), Surroundings({}, tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize("key", ["model_store", "metrics_config", "guard.frontend_log"])
+def test_a_path_that_is_too_long_to_look_at_is_a_complaint_about_its_key(told, key):
+    with pytest.raises(ConfigError) as error:
+        told(f"{key}=" + "a" * 300)
+    assert re.search(rf"config\.properties:1: `{re.escape(key)}=a+\.\.\.` is n", complaints(error))
+
+
+@pytest.mark.parametrize(
+    "key", ["model_store", "inference_address", "guard.state_dir", "guard.audit_log", "load_models"]
+)
+@pytest.mark.parametrize("character", ["\\ud800", "\\udc80", "\\u0000"])
+def test_what_is_no_text_is_a_complaint_about_its_key(told, key, character):
+    with pytest.raises(ConfigError, match=f"`{key}=.*is no text"):
+        told(f"{key}=/x{character}")
+
+
+@pytest.mark.parametrize("file", ["/dev/null", "config.properties"])
+def test_a_runtime_directory_that_is_a_file_is_a_complaint(told, file):
+    with pytest.raises(ConfigError, match=r"guard.runtime_dir=.* is not a folder"):
+        told(f"guard.runtime_dir={file}")
