@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import servers  # noqa: E402 - it lies with the tests
+
+__all__ = ["ROOT", "SCRIPTS", "Load", "machine", "need", "row", "servers", "spread", "versions", "wrk"]
+
 SCRIPTS = Path(sys.executable).parent
 
 POST = """

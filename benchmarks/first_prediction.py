@@ -14,8 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import servers
-from _measure import ROOT, SCRIPTS, machine, spread, versions
+from _measure import ROOT, SCRIPTS, machine, servers, spread, versions
 
 SIZES = {"5 MB": 5_000_000, "1 GB": 1_000_000_000}
 

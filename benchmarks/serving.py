@@ -10,8 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import servers
-from _measure import ROOT, machine, need, row, spread, versions, wrk
+from _measure import ROOT, machine, need, row, servers, spread, versions, wrk
 
 CONNECTIONS = (1, 8, 32)
 FIGURES = ("rate", "p50", "p99")

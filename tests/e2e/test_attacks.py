@@ -25,16 +25,6 @@ def handle(data, context):
     headers = context.get_all_request_header(0) if data else {}
     return [{"key": str(headers.get("Authorization", ""))}] * len(data or ())
 """
-# A worker that starts a process in a session of its own, without any of its environment, whose parent ends at once.
-GHOST = """
-import subprocess
-
-
-def handle(data, context):
-    if data is None:
-        subprocess.run(["/usr/bin/env", "-i", "/usr/bin/setsid", "-f", "/bin/sleep", "97531"], check=True)
-    return ["started"] * len(data or ())
-"""
 
 
 @pytest.fixture
@@ -225,16 +215,6 @@ def test_idle_clients_of_inference_do_not_keep_the_operator_from_management(guar
         for client in idle:
             client.close()
     assert status == 200
-
-
-def test_what_left_session_environment_and_parent_ends_with_torchserve(guard, archive):
-    server = guard(archive("ghost", GHOST), {"load_models": "ghost.mar"})
-    with servers.serving(server):
-        assert _ghosts()
-    left = _ghosts()
-    for ghost in left:
-        ghost.kill()
-    assert not left
 
 
 def _ghosts() -> list[psutil.Process]:
