@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import servers
 
@@ -215,10 +214,6 @@ def test_idle_clients_of_inference_do_not_keep_the_operator_from_management(guar
         for client in idle:
             client.close()
     assert status == 200
-
-
-def _ghosts() -> list[psutil.Process]:
-    return [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["/bin/sleep", "97531"]]
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])

@@ -39,7 +39,8 @@ class ControlSocket:
             self.path.chmod(0o600)
         except OSError as error:
             raise ConfigError(
-                f"guard.admin_address `unix:{self.path}`: cannot listen there ({error.strerror or error}); name another path"
+                f"guard.admin_address `unix:{self.path}`: cannot listen there ({error.strerror or error}); "
+                "name another path"
             ) from error
         return self
 
