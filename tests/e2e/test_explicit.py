@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import pytest
 import servers
@@ -63,9 +64,19 @@ def test_a_model_is_registered_scaled_switched_and_unregistered_as_with_stock(ex
     assert [version["modelVersion"] for version in explicit.manage("GET", "/models/noop/all").json] == ["2.0"]
 
 
+def recorded(server: servers.Guarded, request_id: str, count: int):
+    """The entries of one request, once there are so many: the outcome is recorded after the answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        entries = [entry for entry in server.audit() if entry.get("request_id") == request_id]
+        if len(entries) >= count or time.monotonic() > deadline:
+            return entries
+        time.sleep(0.02)
+
+
 def test_every_change_is_on_record_before_it_and_after_it(explicit):
     change(explicit, "PUT", "/models/noop?min_worker=2&synchronous=true", headers={"X-Request-Id": "night-shift-1"})
-    entries = [entry for entry in explicit.audit() if entry.get("request_id") == "night-shift-1"]
+    entries = recorded(explicit, "night-shift-1", 2)
     assert [entry["event"] for entry in entries] == ["request", "outcome"]
     assert entries[0]["principal"] == "management-key"
     assert entries[0]["action"] == "scale-model"

@@ -104,7 +104,9 @@ class Store:
     ) -> Staged | None:
         """Return the tree that is here, compared again as a whole; None if there is none, or no longer."""
         home = self._home(subject)
-        if not home.exists():
+        # INVARIANT: the record is believed no further than the manifest. One without members (`SHA256SUMS`) cannot tell
+        # a tree that was changed together with its record, so the archive is unpacked anew.
+        if not subject.members or not home.exists():
             return None
         try:
             with Lane("tsguard-verify") as verifying:
@@ -173,8 +175,6 @@ def _verified(home: Path, subject: SubjectEntry) -> SubjectEntry:
         raise trees.Drift(str(error)) from error
     if (found.kind, found.sha256) != (subject.kind, subject.sha256):
         raise trees.Drift(f"{record}: is the record of something else")
-    # INVARIANT: the record is believed no further than the manifest; one without members (`SHA256SUMS`) cannot tell
-    # a tree that was changed together with its record, so the archive is unpacked anew.
     if found.members != subject.members:
         raise trees.Drift(f"{record}: does not list the members that the manifest lists")
     trees.verify(home / "tree", found.members)
