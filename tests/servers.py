@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ import psutil
 
 SCRIPTS = Path(sys.executable).parent
 PATIENCE = 120.0
+FIRST_PORT, EPHEMERAL = 10_000, 32_768  # net.ipv4.ip_local_port_range begins there
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,15 @@ class Answer:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that the kernel says are free now; all held at once, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports that nobody listens on, below those that the kernel hands out: nobody gets them meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.randbelow(EPHEMERAL - FIRST_PORT) + FIRST_PORT
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 def java_home() -> str:

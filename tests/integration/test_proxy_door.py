@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import servers
 import uvloop
 
 from torchserve_guard.access import Mode
@@ -192,12 +193,6 @@ def eventually(condition: Callable[[], object], why: str = "") -> None:
         time.sleep(0.01)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def an_enforcer(keys: KeyFile, audit: AuditLog, access: Access, prepare=None, settled=None) -> Enforcer:
     return Enforcer(
         access=access,
@@ -237,7 +232,7 @@ def guarded(folder: Path, *, mode: Mode = Mode.NONE, keys_required: bool = False
         settled.append((operation.action.value, status))
 
     enforcer = an_enforcer(keys, audit, Access(mode, keys_required), prepare, settle)
-    ports = free_port(), free_port()
+    ports = servers.free_ports(2)
     line = b"Authorization: Bearer upstream-token"
     specs = {
         listener: ListenerSpec(f"http://127.0.0.1:{port}", f"unix:{upstream.path}", line)
@@ -989,7 +984,7 @@ def test_a_unix_listener_replaces_an_old_socket_and_nothing_else(tmp_path):
 
 
 def test_an_address_in_use_is_a_configuration_error_and_nothing_stays_open(guard, tmp_path):
-    free = free_port()
+    (free,) = servers.free_ports(1)
     specs = {
         Listener.INFERENCE: ListenerSpec(f"http://127.0.0.1:{free}", "unix:/nowhere"),
         Listener.MANAGEMENT: ListenerSpec(f"http://127.0.0.1:{guard.port}", "unix:/nowhere"),
