@@ -13,7 +13,6 @@ from torchserve_guard.cli import check, control, lines, manifest, start
 from torchserve_guard.errors import GuardError
 
 INTERNAL = 1
-USAGE = 2
 INTERRUPTED = 130
 
 app = typer.Typer(

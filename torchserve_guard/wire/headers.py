@@ -1,6 +1,6 @@
 """The headers: which ones pass, in which direction, and what a head must be to be believed.
 
-Works on lists of (name, value) as bytes, as httptools gives them. Nothing that frames a message passes: what goes
+Works on lists of (name, value) as bytes. Nothing that frames a message passes: what goes
 on is framed anew (RFC 9110 section 7.6.1, RFC 9112 section 6).
 """
 
