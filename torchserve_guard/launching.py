@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -59,6 +60,17 @@ def launch_of(
         frontend_log=settings.frontend_log,
         extra_arguments=_collector(settings.jvm_arguments, len(os.sched_getaffinity(0))),
     )
+
+
+def take_turns(processors: int) -> None:
+    """On a small machine, let this process and its children finish what they do before another is let in.
+
+    SCHED_BATCH (sched(7)) switches off pre-emption at a wake-up: client, door, JVM and worker share two processors,
+    and each handles what has piled up in one go; see docs/adr/0004. Where the kernel refuses, all stays as it was.
+    """
+    if processors <= FEW_PROCESSORS and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _collector(chosen: tuple[str, ...], processors: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torchserve_guard.admin.instance import claimed
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.errors import FrontendError, GuardError
 from torchserve_guard.guard import Guard, Say
+from torchserve_guard.launching import take_turns
 from torchserve_guard.preflight import Preflight, preflight, stopping
 from torchserve_guard.proxy import verify_available
 from torchserve_guard.settings import Settings
@@ -63,6 +64,7 @@ def _started(settings: Settings, record: Path, log: AuditLog, say: Say, progress
     progress.finish()
     if not _accepted(settings, checked, log, say):
         return FINDINGS
+    take_turns(len(os.sched_getaffinity(0)))
     return uvloop.run(Guard(settings, store, checked.models, log, record, say).serve())
 
 
