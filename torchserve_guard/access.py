@@ -107,6 +107,8 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous")
+CERTIFIED = "client-certificate"
+"""The role of who showed a client certificate that verifies."""
 
 
 class Effect(Enum):

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torchserve_guard.escape import printable
+
 
 class GuardError(Exception):
-    """The base of all errors raised on purpose; anything else that escapes is a bug."""
+    """The base of all errors raised on purpose; anything else that escapes is a bug.
+
+    It is one complaint or several, each told in its own place.
+    """
 
     exit_code = 1
+
+    def __init__(self, *complaints: str) -> None:
+        super().__init__("\n".join(complaints))
+        self.complaints: tuple[str, ...] = complaints
 
 
 class ConfigError(GuardError):
@@ -20,9 +29,9 @@ class ConfigError(GuardError):
 
     exit_code = 2
 
+    # INVARIANT: a complaint is one line, so that nothing in it that somebody else named can pass for another.
     def __init__(self, *complaints: str) -> None:
-        super().__init__("\n".join(complaints))
-        self.complaints: tuple[str, ...] = complaints
+        super().__init__(*map(printable, complaints))
 
     @classmethod
     def of(cls, complaints: Iterable[str]) -> ConfigError:
@@ -31,9 +40,13 @@ class ConfigError(GuardError):
 
 
 class VerificationError(GuardError):
-    """What is there is not what was promised: names the archive and the member."""
+    """What is there is not what was promised: one complaint or several, each names the archive and the member."""
 
     exit_code = 4
+
+    # INVARIANT: a complaint is one line, as those of `ConfigError` are.
+    def __init__(self, *complaints: str) -> None:
+        super().__init__(*map(printable, complaints))
 
 
 class FrontendError(GuardError):

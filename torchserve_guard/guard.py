@@ -14,25 +14,32 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchserve_guard import __version__, archives
+from torchserve_guard import __version__, archives, authorization
 from torchserve_guard.access import Mode, Operation
 from torchserve_guard.admin.instance import RUN_PREFIX, Instance, publish
 from torchserve_guard.admin.socket import ControlSocket
 from torchserve_guard.admin.status import State, Status
 from torchserve_guard.audit import AuditLog, Entry
+from torchserve_guard.authorization import Authorization
 from torchserve_guard.errors import ConfigError, FrontendError, GuardError
 from torchserve_guard.frontend import ExpectedModel, Frontend, trusted
 from torchserve_guard.identity import KeyFile
 from torchserve_guard.launching import launch_of
+from torchserve_guard.opening import grpc_door
 from torchserve_guard.policy import Access, decide
 from torchserve_guard.preflight import Loaded
-from torchserve_guard.proxy import Door, Enforcer, ListenerSpec
+from torchserve_guard.proxy import Door, Enforcer, ListenerSpec, context_of
 from torchserve_guard.proxy import Limits as DoorLimits
+from torchserve_guard.proxy.tls import Context as TlsContext
 from torchserve_guard.registration import Registration
-from torchserve_guard.settings import Limits, Settings
+from torchserve_guard.renewal import Renewal
+from torchserve_guard.settings import Limits, Profile, Settings, Tls
 from torchserve_guard.wire import Listener
+
+if TYPE_CHECKING:
+    from torchserve_guard.proxy.grpc_server import GrpcDoor
 
 Say = Callable[[str], None]
 RENEW_AGAIN_AFTER = 5.0
@@ -48,12 +55,15 @@ class Guard:
     log: AuditLog
     record: Path
     say: Say
+    opened: Callable[[], None] = lambda: None
+    authorization: Authorization | None = None
     state: State = State.STARTING
     started: float = field(default_factory=time.monotonic)
     signals: int = 0
     frontend: Frontend | None = None
     registration: Registration | None = None
     door: Door | None = None
+    grpc: GrpcDoor | None = None
 
     async def serve(self) -> int:
         """Launch, wait until ready, open the door, and wait for the end of it."""
@@ -118,10 +128,13 @@ class Guard:
     async def _open(self) -> None:
         """Open the door, and return when asked to stop. Raises `FrontendError` when TorchServe dies."""
         assert self.frontend is not None  # noqa: S101 - launched
-        async with self._keys() as keys, self._door(keys):
+        if self.authorization is not None:
+            authorization.remember(self.settings, self.authorization)
+        async with self._keys() as keys, self._door(keys), self._renewal():
             self.state = State.SERVING
             self.log.event("serving", models=[f"{m.item.archive}={m.staged.digest}" for m in self.models])
             self.say(self._greeting())
+            self.opened()
             died = asyncio.ensure_future(self.frontend.died())
             if await self._unless_stopped(died):
                 raise FrontendError("TorchServe died: " + "\n".join(self.frontend.tail()[-20:]))
@@ -161,7 +174,7 @@ class Guard:
         settings, registration = self.settings, self.registration
         assert registration is not None  # noqa: S101 - made before TorchServe was launched
         enforcer = Enforcer(
-            access=Access(settings.mode, settings.keys_required),
+            access=Access(settings.mode, settings.keys_required, settings.keyless_management),
             identify=keys.identify,
             decide=decide,
             audit=self.log,
@@ -170,18 +183,60 @@ class Guard:
             settled=registration.settled,
             now=time.time,
         )
-        self.door = Door(self._listeners(), enforcer, _door_limits(settings.limits))
+        tls = self._context(settings.tls) if settings.tls is not None else None
+        self.door = Door(self._listeners(), enforcer, _door_limits(settings.limits), tls)
         await self.door.open()
         try:
+            await self._open_grpc(enforcer)
             yield
         finally:
-            closing = asyncio.ensure_future(self.door.close(settings.limits.drain_timeout))
+            closing = asyncio.ensure_future(self._close(settings.limits.drain_timeout))
             hurry = asyncio.ensure_future(self.hurry.wait())
             await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
             if not closing.done():
-                await self.door.close(0)
+                await self._close(0)
             await closing
+
+    async def _open_grpc(self, enforcer: Enforcer) -> None:
+        assert self.frontend is not None  # noqa: S101 - launched
+        self.grpc = await grpc_door(self.settings, self.frontend, enforcer, _door_limits(self.settings.limits))
+        if self.grpc is not None:
+            await self.grpc.open()
+
+    async def _close(self, grace: float) -> None:
+        doors = [door.close(grace) for door in (self.door, self.grpc) if door is not None]
+        await asyncio.gather(*doors)
+
+    @asynccontextmanager
+    async def _renewal(self) -> AsyncIterator[None]:
+        """Watch the certificates while the door is open."""
+        if self.settings.tls is None:
+            yield
+            return
+        renewal = Renewal(self.settings.tls, self.log, self.say, self._renewed, lambda: datetime.now(UTC))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renewal.ask)
+        watching = asyncio.create_task(renewal.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    def _context(self, tls: Tls) -> TlsContext:
+        return context_of(tls.certificate, tls.key, tls.client_ca, weak=self.settings.profile is Profile.COMPAT)
+
+    def _renewed(self, tls: Tls) -> Callable[[], None]:
+        """Return what puts new certificates to use. Raises `ConfigError` when they cannot be."""
+        door, context, calls = self.door, self._context(tls), self.grpc.tls if self.grpc is not None else None
+        assert door is not None  # noqa: S101 - open
+        take = calls.renewal(tls.certificate, tls.key, tls.client_ca) if calls is not None else None
+
+        def both() -> None:
+            door.renew(context)
+            if take is not None:
+                take()
+
+        return both
 
     async def _prepare(self, operation: Operation) -> Operation:
         """Prepare a registration, and record the digest of what will be registered before it is."""
@@ -216,11 +271,13 @@ class Guard:
         }
 
     def _greeting(self) -> str:
-        listening = ", ".join(f"{name} {address}" for name, address in self.settings.listeners.items())
-        return (
-            f"the door is open: {listening}; mode {self.settings.mode.value}, {len(self.models)} models verified; "
-            "the gRPC listeners stay closed in this version"
-        )
+        listening = ", ".join(f"{name} {address}" for name, address in self._addresses().items())
+        return f"the door is open: {listening}; mode {self.settings.mode.value}, {len(self.models)} models verified"
+
+    def _addresses(self) -> dict[str, str]:
+        """Return every address that the guard listens on, by the name of the listener."""
+        named = {name: str(address) for name, address in self.settings.listeners.items()}
+        return named | {f"grpc-{name}": str(address) for name, address in self.settings.grpc_listeners.items()}
 
     def _control_path(self, root: Path) -> Path:
         admin = self.settings.admin
@@ -236,9 +293,10 @@ class Guard:
             config=str(self.settings.config),
             mode=self.settings.mode.value,
             uptime=time.monotonic() - self.started,
-            listeners={name: str(address) for name, address in self.settings.listeners.items()},
+            listeners=self._addresses(),
             models=self.registration.listed() if self.registration is not None else (),
             door=asdict(self.door.stats()) if self.door is not None else {},
+            grpc=asdict(self.grpc.stats()) if self.grpc is not None else {},
         )
 
 

@@ -5,15 +5,20 @@ It verifies, stages and scans every archive that is about to be loaded; what CI 
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from torchserve_guard import archives, scan, wire
+from torchserve_guard import archives, authorization, needs, scan, unlisted, wire
+from torchserve_guard.authorization import Authorization
 from torchserve_guard.errors import BadRequest, ConfigError, VerificationError
 from torchserve_guard.findings import Finding, Report, Severity, Subject
-from torchserve_guard.settings import LoadItem, Settings
+from torchserve_guard.settings import LoadItem, Settings, check_tls, ports
+from torchserve_guard.settings.waivers import accepted
+from torchserve_guard.workers import Interpreter
 
 Progress = Callable[[int], None]
 
@@ -34,26 +39,58 @@ class Preflight:
 
     report: Report
     models: tuple[Loaded, ...]
+    authorization: Authorization | None = None
 
 
-def preflight(settings: Settings, store: archives.Store, now: datetime, progress: Progress | None = None) -> Preflight:
+def preflight(
+    settings: Settings,
+    store: archives.Store,
+    now: datetime,
+    progress: Progress | None = None,
+    *,
+    allow_rollback: bool = False,
+    interpreter: Interpreter | None = None,
+) -> Preflight:
     """Verify, stage and scan. Raises `ConfigError` or `VerificationError`; findings are in the report."""
     items = named(settings)
     scanners = scan.scanners(settings.scanners)
+    free = unlisted.permitted(settings)
+    told = [*_told(settings, now), *unlisted.check(settings, items, listed=not free)]
     if not items:
-        return Preflight(Report(str(settings.config), settings.findings), ())
-    entries = entries_of(settings, items, now)
-    staged = [store.stage(settings.model_store / entry.name, entry, progress=progress) for entry in entries]
+        return Preflight(Report(str(settings.config), accepted(settings, told, now)), ())
+    authorized = None if free else authorization.authorized(settings, now, allow_rollback=allow_rollback)
+    # The interpreter starts up while archives are hashed.
+    with interpreter or Interpreter(os.environ) as asked:
+        entries = entries_of(settings, items, authorized.manifest if authorized is not None else None)
+        staged = [store.stage(unlisted.source(settings, entry.name), entry, progress=progress) for entry in entries]
+        lacking = needs.check(asked, settings.model_store, staged)
     models = tuple(loaded(one, item) for one, item in zip(staged, items, strict=True))
     verify_distinct(models)
-    found = (finding for one in staged for finding in scanned(one, scanners))
+    findings = [*told, *(authorization.check(settings, authorized, now) if authorized is not None else ())]
+    findings += [finding for one in staged for finding in scanned(settings, one, scanners)]
+    findings += lacking
     subjects = tuple(Subject(one.name, one.digest, one.size) for one in staged)
-    return Preflight(Report(str(settings.config), (*settings.findings, *found), subjects), models)
+    return Preflight(Report(str(settings.config), accepted(settings, findings, now), subjects), models, authorized)
 
 
-def scanned(staged: archives.Staged, scanners: Iterable[scan.Scanner]) -> list[Finding]:
-    """Return what the scanners find in a staged archive."""
-    return [finding for scanner in scanners for finding in scanner.scan(staged.name, staged)]
+def _told(settings: Settings, now: datetime) -> tuple[Finding, ...]:
+    """Return what is to be said of the settings, at this time."""
+    found = (*settings.findings, *ports.check(settings))
+    return found if settings.tls is None else (*found, *check_tls(settings.tls, now))
+
+
+def scanned(settings: Settings, staged: archives.Staged, scanners: Iterable[scan.Scanner]) -> list[Finding]:
+    """Return what the scanners find in a staged archive, told by where it lies in the store."""
+    found = (finding for scanner in scanners for finding in scanner.scan(staged.name, staged))
+    return [_in_store(settings, finding) for finding in found]
+
+
+def _in_store(settings: Settings, finding: Finding) -> Finding:
+    place = finding.location
+    if place is None:
+        return finding
+    whole = dataclasses.replace(place, path=str(settings.model_store / place.path))
+    return dataclasses.replace(finding, location=whole)
 
 
 def named(settings: Settings) -> tuple[LoadItem, ...]:
@@ -70,14 +107,20 @@ def _all_names(model_store: Path) -> Iterable[str]:
             yield path.name
 
 
-def entries_of(settings: Settings, items: Iterable[LoadItem], now: datetime) -> list[archives.SubjectEntry]:
-    """Return the manifest's entry of each item. Raises one `VerificationError` that names all that have none."""
-    manifest = archives.load_manifest(settings.manifest, now)
+def entries_of(
+    settings: Settings, items: Iterable[LoadItem], manifest: archives.Manifest | None
+) -> list[archives.SubjectEntry]:
+    """Return the manifest's entry of each item, or without a manifest the archive's own.
+
+    Raises one `VerificationError` that names all that have none.
+    """
+    if manifest is None:
+        return [unlisted.entry(settings, item.archive) for item in items]
     found = [(item, manifest.subject(item.archive)) for item in items]
     missing = [item.archive for item, entry in found if entry is None]
     if missing:
         raise VerificationError(
-            "\n".join(
+            *(
                 f"{settings.manifest}: `{name}` is to be loaded and is not listed; look at the archive, then list it "
                 "with `tsguard manifest create`"
                 for name in missing

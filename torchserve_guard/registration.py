@@ -16,11 +16,14 @@ from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 
-from torchserve_guard import archives, preflight, scan
+from torchserve_guard import archives, authorization, needs, preflight, scan, unlisted
 from torchserve_guard.access import Action, Operation, Resource
-from torchserve_guard.errors import Forbidden, Unavailable, VerificationError
+from torchserve_guard.errors import BadRequest, Forbidden, Unavailable, VerificationError
+from torchserve_guard.findings import Report
 from torchserve_guard.settings import LoadItem, Settings
 from torchserve_guard.settings.load import NAME
+from torchserve_guard.settings.waivers import waived
+from torchserve_guard.workers import Interpreter
 
 # Parameters of POST /models that choose code or credentials outside the verified archive (hazards H15, H19, H25).
 CHOOSERS = {"handler": (), "runtime": ("python",), "s3_sse_kms": ("false",)}
@@ -41,6 +44,7 @@ class Registration:
         self._exposed = exposed
         self._links = links
         self._now = now
+        self._unlisted = unlisted.permitted(settings)
         self._one_at_a_time = asyncio.Lock()
         self._shown: dict[str, preflight.Loaded] = {}
         self._under_way: Counter[str] = Counter()
@@ -133,22 +137,34 @@ class Registration:
 
     def _admitted(self, archive: str) -> preflight.Loaded:
         settings, item = self._settings, LoadItem(archive)
-        (entry,) = preflight.entries_of(settings, (item,), self._now())
-        staged = self._store.stage(settings.model_store / entry.name, entry)
-        found = preflight.scanned(staged, scan.scanners(settings.scanners))
-        serious = [finding for finding in found if finding.severity >= settings.fail_on]
+        # INVARIANT: what needed a manifest at the start, or since, needs it for good.
+        self._unlisted = self._unlisted and unlisted.permitted(settings)
+        authorized = None if self._unlisted else authorization.authorized(settings, self._now())
+        (entry,) = preflight.entries_of(settings, (item,), authorized.manifest if authorized is not None else None)
+        staged = self._store.stage(unlisted.source(settings, archive), entry)
+        found = [*unlisted.check(settings, (item,), listed=authorized is not None)]
+        with Interpreter(os.environ) as interpreter:
+            found += needs.check(interpreter, settings.model_store, (staged,))
+        found += preflight.scanned(settings, staged, scan.scanners(settings.scanners))
+        report = Report(archive, waived(settings, found, self._now()))
+        serious = report.at_or_above(settings.fail_on)
         if serious:
             raise VerificationError(f"`{archive}`: {serious[0].rule}: {serious[0].message}; {serious[0].remedy}")
-        return preflight.loaded(staged, item)
+        model = preflight.loaded(staged, item)
+        if authorized is not None:
+            authorization.remember(settings, authorized)
+        return model
 
 
 def _archive_of(operation: Operation) -> str:
-    """Return the bare name of the archive that a registration asks for. Raises `Forbidden`."""
+    """Return the bare name of the archive that a registration asks for. Raises `Forbidden` or `BadRequest`."""
     for name, harmless in CHOOSERS.items():
         value = operation.parameter(name)
         if value is not None and value.lower() not in harmless:
             raise Forbidden(f"Parameter {name} is not permitted", reason=f"`{name}={value}`", rule="register-parameter")
-    url = operation.parameter("url") or ""
+    url = operation.parameter("url")
+    if not url:
+        raise BadRequest("Parameter url is required.", rule="register-url")
     if NAME.fullmatch(url) is None:
         raise Forbidden(
             "Only archives of the model store, by their bare names, may be registered",

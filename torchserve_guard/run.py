@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from torchserve_guard.guard import Guard, Say
 from torchserve_guard.launching import take_turns
 from torchserve_guard.preflight import Preflight, preflight, stopping
 from torchserve_guard.proxy import verify_available
+from torchserve_guard.proxy.grpc_address import verify_grpc_available
 from torchserve_guard.settings import Settings
 from torchserve_guard.wire import Listener
 
@@ -39,8 +40,18 @@ class Progress(Protocol):
         """Wipe what is shown."""
 
 
-def start(settings: Settings, say: Say, progress: Progress) -> int:
-    """Guard a TorchServe until it is told to stop; return the exit code. Raises `GuardError`."""
+def start(
+    settings: Settings,
+    say: Say,
+    progress: Progress,
+    opened: Callable[[], None] = lambda: None,
+    *,
+    allow_rollback: bool = False,
+) -> int:
+    """Guard a TorchServe until it is told to stop; return the exit code. Raises `GuardError`.
+
+    `opened` is called when the door is open. `allow_rollback` takes a manifest older than the last one started.
+    """
     # Held back until it can be put on record; then as good as an interrupt from the keyboard.
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -49,7 +60,7 @@ def start(settings: Settings, say: Say, progress: Progress) -> int:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
             with _refusals_recorded(log):
-                return _started(settings, record, log, say, progress)
+                return _started(settings, record, log, say, progress, opened=opened, allow_rollback=allow_rollback)
         except KeyboardInterrupt:
             # Asked to stop before TorchServe was launched; from then on the guard itself listens to signals.
             log.event("stop", reason="asked before TorchServe was launched")
@@ -57,27 +68,60 @@ def start(settings: Settings, say: Say, progress: Progress) -> int:
             return 0
 
 
-def _started(settings: Settings, record: Path, log: AuditLog, say: Say, progress: Progress) -> int:
+def _started(
+    settings: Settings,
+    record: Path,
+    log: AuditLog,
+    say: Say,
+    progress: Progress,
+    *,
+    opened: Callable[[], None],
+    allow_rollback: bool,
+) -> int:
     verify_available({Listener(name): str(address) for name, address in settings.listeners.items()})
+    verify_grpc_available(_hosts(settings))
     store = archives.Store(settings.state_dir / "store")
-    checked = preflight(settings, store, datetime.now(UTC), progress.advance)
+    checked = preflight(settings, store, datetime.now(UTC), progress.advance, allow_rollback=allow_rollback)
     progress.finish()
     if not _accepted(settings, checked, log, say):
         return FINDINGS
+    _record_authorization(checked, log)
     take_turns(len(os.sched_getaffinity(0)))
-    return uvloop.run(Guard(settings, store, checked.models, log, record, say).serve())
+    return uvloop.run(Guard(settings, store, checked.models, log, record, say, opened, checked.authorization).serve())
+
+
+def _hosts(settings: Settings) -> dict[Listener, tuple[str, int]]:
+    named = settings.grpc_listeners.items()
+    return {Listener(name): (address.host or "", address.port or 0) for name, address in named}
 
 
 def _accepted(settings: Settings, checked: Preflight, log: AuditLog, say: Say) -> bool:
     """Return whether the report lets the start go on; say what it found."""
     if checked.report.findings:
         say(reporting.as_text(checked.report, settings.fail_on).rstrip())
+    for finding in checked.report.findings:
+        waiver = finding.waiver
+        if waiver is not None:
+            log.event("waived", rule=finding.rule, owner=waiver.owner, reason=waiver.reason, until=str(waiver.expires))
     refused = stopping(checked.report, settings.fail_on)
     if refused:
         rules = sorted({finding.rule for finding in checked.report.at_or_above(settings.fail_on)})
         log.event("start-refused", reason="findings", rules=rules)
         say(f"not started: findings at or above {settings.fail_on}; mend them, or raise `guard.fail_on`")
     return not refused
+
+
+def _record_authorization(checked: Preflight, log: AuditLog) -> None:
+    """Put on record who signed what is about to be started, and an older manifest that was let through."""
+    found = checked.authorization
+    if found is None:
+        return
+    version, sha256 = found.manifest.version, found.authorized.digest
+    if found.authorized.signers:
+        signers = [f"{one}={one.fingerprint}" for one in found.authorized.signers]
+        log.event("authorized", manifest_version=version, sha256=sha256, signers=signers)
+    if found.overruled is not None:
+        log.event("rollback-allowed", manifest_version=version, sha256=sha256, reason=found.overruled)
 
 
 @contextmanager

@@ -41,6 +41,15 @@ def scripted_module(directory: Path) -> Path:
     return path
 
 
+SEQUENCES = """minWorkers: 1
+maxWorkers: 1
+batchSize: 2
+maxNumSequence: 2
+sequenceMaxIdleMSec: 100
+maxSequenceJobQueueSize: 10
+sequenceBatching: true
+"""
+
 # The archive's name is the key; a handler given as text is written out first: what does not parse, or does
 # not import, cannot lie in the tree as Python.
 RECIPES = {
@@ -52,6 +61,8 @@ RECIPES = {
     "runaway": Recipe("runaway", HERE / "runaway.py"),
     "mirror": Recipe("mirror", HERE / "mirror.py"),
     "doubled": Recipe("doubled", HANDLERS / "torchscript.py", serialized=scripted_module),
+    "counting": Recipe("counting", HERE / "counting.py"),
+    "summing": Recipe("summing", HERE / "summing.py", configuration=SEQUENCES),
     "broken": Recipe("broken", HERE / "broken.py"),
     "unparsable": Recipe("unparsable", "def handle(data, context:\n    return data\n"),
     "unimportable": Recipe("unimportable", "import a_module_that_nobody_has\n\n\ndef handle(data, context): ...\n"),

@@ -20,7 +20,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The guard at one moment. `uptime` is in seconds, `models` name archive and digest, `door` counts."""
+    """The guard at one moment. `uptime` is in seconds, `models` name archive and digest, `door` and `grpc` count."""
 
     state: State
     version: str
@@ -32,6 +32,7 @@ class Status:
     listeners: Mapping[str, str]
     models: tuple[Mapping[str, str], ...]
     door: Mapping[str, int]
+    grpc: Mapping[str, int]
 
     def document(self) -> dict[str, object]:
         """Return the status as it is shown in JSON."""

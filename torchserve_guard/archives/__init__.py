@@ -4,6 +4,7 @@ An archive is read once, strictly, by one descriptor: hashed as a whole and memb
 manifest, and unpacked into a private read-only tree that is all TorchServe ever sees of it.
 """
 
+from torchserve_guard.archives.comparison import compare as compare_manifests
 from torchserve_guard.archives.exposure import expose
 from torchserve_guard.archives.inventory import create as create_manifest
 from torchserve_guard.archives.inventory import describe
@@ -13,16 +14,25 @@ from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import Manifest, MemberEntry, SubjectEntry, next_version
 from torchserve_guard.archives.manifest import load as load_manifest
 from torchserve_guard.archives.manifest import parse as parse_manifest
+from torchserve_guard.archives.manifest import read as read_manifest
 from torchserve_guard.archives.manifest import render as render_manifest
-from torchserve_guard.archives.store import Staged, Store, model_of
+from torchserve_guard.archives.signing.authority import Authorized, authorize
+from torchserve_guard.archives.signing.demand import Demand, Signer
+from torchserve_guard.archives.store import Staged, Store, code_of, model_of
 
 __all__ = [
+    "Authorized",
+    "Demand",
     "Limits",
     "Manifest",
     "MemberEntry",
+    "Signer",
     "Staged",
     "Store",
     "SubjectEntry",
+    "authorize",
+    "code_of",
+    "compare_manifests",
     "create_manifest",
     "describe",
     "expose",
@@ -31,6 +41,7 @@ __all__ = [
     "model_of",
     "next_version",
     "parse_manifest",
+    "read_manifest",
     "render_manifest",
     "verify_store",
 ]

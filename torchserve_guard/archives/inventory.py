@@ -10,12 +10,14 @@ from datetime import datetime
 from pathlib import Path
 
 from torchserve_guard.archives import mar, names
+from torchserve_guard.archives.ledger import differences
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry
 from torchserve_guard.archives.reading import digest_of, read_subject, verify_promise
 from torchserve_guard.archives.sources import Progress, open_file
 from torchserve_guard.errors import ConfigError, VerificationError
 
+MOST_ROWS = 20
 _LOADABLE = (".mar", ".model", ".tar.gz", ".war")
 """What TorchServe takes for a model by its name (ModelManager, WorkflowManager)."""
 
@@ -68,7 +70,7 @@ def verify(manifest: Manifest, store: Path, *, progress: Progress | None = None)
     extra = [entry.name for entry in _entries(store) if _is_loadable(entry) and manifest.subject(entry.name) is None]
     complaints += [f"{store / name}: is not listed in the manifest" for name in sorted(extra)]
     if complaints:
-        raise VerificationError("\n".join(complaints))
+        raise VerificationError(*complaints)
 
 
 def _verify_name(name: str, path: Path) -> None:
@@ -91,8 +93,19 @@ def _complaint(store: Path, subject: SubjectEntry, progress: Progress | None) ->
             with open_file(path, str(path)) as file:
                 verify_promise(str(path), subject, digest_of(file, progress), file.size)
     except VerificationError as error:
-        return str(error)
+        return "; ".join([str(error), *_inside(path, subject)])
     return None
+
+
+def _inside(path: Path, subject: SubjectEntry) -> list[str]:
+    """Return which members differ, where both sides can be told: what has changed is what to look at."""
+    try:
+        found = read_subject(path, None) if subject.members else None
+    except VerificationError:
+        return []
+    rows = differences(subject.members, found.members) if found is not None else []
+    more = [f"and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
+    return ["in it " + "; ".join([*rows[:MOST_ROWS], *more])] if rows else []
 
 
 def _one_at_a_time(progress: Progress | None) -> Progress | None:

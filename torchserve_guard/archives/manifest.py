@@ -1,14 +1,14 @@
 """The manifest: what may be loaded, by name, kind, size and digest, down to the member.
 
 Pure but for `load`, which reads one regular file. `parse` and `render` are inverse of each other. A manifest
-comes in two spellings: our JSON document, and `SHA256SUMS` as sha256sum writes it (see `checksums`).
+comes in our JSON document or as `SHA256SUMS` as sha256sum writes it (see `checksums`); read as well, and never
+written, is the bundle that `model_signing sign` made of a model store (see `signing.statement`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainSerializer,
     StrictInt,
@@ -27,11 +28,13 @@ from pydantic import (
     model_validator,
 )
 
-from torchserve_guard.archives import checksums, document, names
+from torchserve_guard.archives import checksums, contents, document, names
+from torchserve_guard.archives.signing import bundle, statement
 from torchserve_guard.errors import ConfigError, VerificationError
 
 JSON: Final = "tsguard-manifest/1"
 SHA256SUMS: Final = "sha256sums"
+MODEL_SIGNING: Final = "model-signing/1.0"
 LARGEST = 32 << 20
 """Bytes of the largest manifest that is read."""
 
@@ -91,14 +94,14 @@ class MemberEntry(_Value):
 class SubjectEntry(_Value):
     """One subject: its name in the store, kind, size and SHA-256, and its members.
 
-    Without members (and size) it comes from a `SHA256SUMS`: then the digest of the whole is all there is.
+    Without members (and size) it comes from a `SHA256SUMS` or a bundle: then the digest of the whole is all there is.
     """
 
     name: Annotated[StrictStr, AfterValidator(_subject_name)]
     kind: Literal["mar", "directory"]
     size: Size | None
     sha256: Digest
-    members: tuple[MemberEntry, ...]
+    members: Annotated[tuple[MemberEntry, ...], FailFast()]
 
     @model_validator(mode="after")
     def _consistent(self) -> SubjectEntry:
@@ -111,11 +114,11 @@ class SubjectEntry(_Value):
 class Manifest(_Value):
     """What may be loaded. `version` only grows; `expires` is when it stops to count."""
 
-    schema_: Literal["tsguard-manifest/1", "sha256sums"] = Field(alias="schema")
+    schema_: Literal["tsguard-manifest/1", "sha256sums", "model-signing/1.0"] = Field(alias="schema")
     version: Annotated[StrictInt, Field(ge=0, lt=1 << 53)]
     created: Moment | None
     expires: Moment | None = None
-    subjects: tuple[SubjectEntry, ...]
+    subjects: Annotated[tuple[SubjectEntry, ...], FailFast()]
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -137,6 +140,8 @@ def parse(data: bytes, where: str) -> Manifest:
         raise ConfigError(f"{where}: is larger than {LARGEST} bytes, which no manifest is")
     if not data.lstrip().startswith(b"{"):
         return _of_checksums(data, where)
+    if bundle.looks_like_one(data):
+        return _of_bundle(data, where)
     try:
         value = document.parse(data)
     except document.Malformed as error:
@@ -158,13 +163,24 @@ def load(path: Path, now: datetime | None) -> Manifest:
 
     `now` has its time zone; None is for who only wants to look at it, expired or not.
     """
-    manifest = parse(_read(path), str(path))
-    if now is not None and manifest.expires is not None and manifest.expires <= now:
+    manifest = parse(read(path), str(path))
+    if now is not None:
+        verify_current(manifest, str(path), now)
+    return manifest
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of a manifest's file; raise ConfigError."""
+    return contents.read(path, LARGEST, "manifest", "write one with `tsguard manifest create`")
+
+
+def verify_current(manifest: Manifest, where: str, now: datetime) -> None:
+    """Return if the manifest has not expired; raise VerificationError."""
+    if manifest.expires is not None and manifest.expires <= now:
         raise VerificationError(
-            f"{path}: version {manifest.version} of the manifest expired at {manifest.expires.isoformat()}: "
+            f"{where}: version {manifest.version} of the manifest expired at {manifest.expires.isoformat()}: "
             "create and sign a new one, or renew this one with `tsguard manifest create --expires-days`"
         )
-    return manifest
 
 
 def next_version(path: Path) -> int:
@@ -204,29 +220,25 @@ def _of_checksums(data: bytes, where: str) -> Manifest:
     return _validate({"schema": SHA256SUMS, "version": 0, "created": None, "subjects": subjects}, where)
 
 
+def _of_bundle(data: bytes, where: str) -> Manifest:
+    """Return the archives that a signed statement about a model store lists; whose signature, is for others to say."""
+    try:
+        stated = statement.parse(bundle.parse(data).payload)
+    except document.Malformed as error:
+        raise ConfigError(f"{where}: the bundle {error}") from error
+    # What lies in folders of the store is none of TorchServe's archives; nor is what is not called so.
+    rows = sorted(
+        (row for row in stated.files if "/" not in row[0] and row[0].endswith(".mar")), key=lambda row: row[0]
+    )
+    if not rows:
+        raise ConfigError(f"{where}: the bundle lists no `.mar` archive, and an empty manifest permits nothing")
+    subjects = [{"name": name, "kind": "mar", "size": None, "sha256": sha256, "members": ()} for name, sha256 in rows]
+    return _validate({"schema": MODEL_SIGNING, "version": 0, "created": None, "subjects": subjects}, where)
+
+
 def _sorted_and_unique(keys: list[str]) -> None:
     for left, right in pairwise(keys):
         if left == right:
             raise ValueError(f"`{left}` is listed twice")
         if left.encode() > right.encode():
             raise ValueError(f"`{right}` is listed behind `{left}`: names are sorted by their bytes")
-
-
-def _read(path: Path) -> bytes:
-    """Return a regular file's bytes; a pipe or a device is refused without being waited for."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no manifest: write one with `tsguard manifest create`") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: the manifest cannot be read: {error.strerror}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path}: the manifest is not a regular file")
-        if status.st_size > LARGEST:
-            raise ConfigError(f"{path}: is larger than {LARGEST} bytes, which no manifest is")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(LARGEST + 1)
-    finally:
-        os.close(descriptor)

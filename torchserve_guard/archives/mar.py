@@ -84,6 +84,16 @@ def identity(data: bytes, archive: str) -> tuple[str, str]:
     return model.modelName, model.modelVersion
 
 
+def code(data: bytes, archive: str) -> tuple[str | None, str | None]:
+    """Return the modules of the handler and of the model that a worker imports; raise VerificationError."""
+    model = _parse(data, archive).model
+    return tuple(_module(name) for name in (model.handler, model.modelFile))  # type: ignore[return-value]
+
+
+def _module(name: str | None) -> str | None:
+    return name and name.partition(":")[0].removesuffix(".py").replace("/", ".")
+
+
 def _resolves(handler: str, paths: AbstractSet[str]) -> bool:
     """Whether the worker would import the handler from the archive (ts/model_loader.py, _load_handler_file)."""
     module, _, function = handler.partition(":")

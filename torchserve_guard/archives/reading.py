@@ -73,8 +73,9 @@ def verify_promise(where: str, promised: SubjectEntry, digest: str, size: int, c
     """Return if digest and size are the promised ones; raise VerificationError with both digests."""
     if digest == promised.sha256 and promised.size in (None, size):
         return
+    how = "changed" if promised.size in (None, size) else "changed and resized"
     raise VerificationError(
-        f"{where}: is not what the manifest lists as `{promised.name}`: expected sha256 "
+        f"{where}: is not what the manifest lists as `{promised.name}`: it was {how}: expected sha256 "
         f"{promised.sha256} ({_bytes(promised.size)}), found {digest} ({_bytes(size)}): restore it, "
         "or list the new one with `tsguard manifest create`"
     ) from cause

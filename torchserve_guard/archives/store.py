@@ -56,6 +56,13 @@ def model_of(staged: Staged) -> tuple[str, str]:
         return mar.identity(file.read(0, file.size), staged.name)
 
 
+def code_of(staged: Staged) -> tuple[str | None, str | None]:
+    """Return the modules of the handler and of the model, as the staged archive's own manifest gives them."""
+    where = str(staged.tree)
+    with open_directory(staged.tree, where) as root, open_member(root, mar.MANIFEST, where) as file:
+        return mar.code(file.read(0, file.size), staged.name)
+
+
 class Store:
     """The store beneath a private directory, which is made if it is not there."""
 

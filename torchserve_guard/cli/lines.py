@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from torchserve_guard.errors import ConfigError, GuardError
+from torchserve_guard.errors import GuardError
+from torchserve_guard.escape import printable
+
+__all__ = ["PREFIX", "indented", "of_error", "printable"]
 
 PREFIX = "tsguard: "
-
-
-def printable(text: str) -> str:
-    """Return the text as one line: every character that does not show, a line end too, as its escape."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def lines_of(text: str) -> str:
-    """Return the text with its line ends kept and every other character that does not show escaped."""
-    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def indented(text: str) -> str:
@@ -23,6 +16,5 @@ def indented(text: str) -> str:
 
 
 def of_error(error: GuardError) -> list[str]:
-    """Return the lines that tell an error: one for each complaint, or a message with what it quotes below it."""
-    told = map(printable, error.complaints) if isinstance(error, ConfigError) else indented(str(error)).split("\n")
-    return [PREFIX + line for line in told]
+    """Return the lines that tell an error: each complaint, with what it quotes below it."""
+    return [PREFIX + line for complaint in error.complaints for line in indented(complaint).split("\n")]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from torchserve_guard import __version__
-from torchserve_guard.cli import check, control, lines, manifest, start
+from torchserve_guard.cli import check, config, control, lines, manifest, shim, start
 from torchserve_guard.errors import GuardError
 
 INTERNAL = 1
@@ -26,7 +26,9 @@ app.command("start")(start.start)
 app.command("check")(check.check)
 app.command("status")(control.status)
 app.command("stop")(control.stop)
+app.command("shim")(shim.shim)
 app.add_typer(manifest.app, name="manifest")
+app.add_typer(config.app, name="config")
 
 
 def _version(wanted: bool) -> None:

@@ -1,27 +1,24 @@
-"""`tsguard manifest`: create, verify and show the list of what may be loaded."""
+"""`tsguard manifest`: create, verify, show and compare the list of what may be loaded."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from torchserve_guard.cli.lines import printable
+from torchserve_guard.cli import files, signing
 from torchserve_guard.cli.progress import Progress
 from torchserve_guard.errors import ConfigError
+from torchserve_guard.escape import printable
 
 app = typer.Typer(
     help="The manifest: the list of archives that may be loaded, with their digests.", no_args_is_help=True
 )
 
-NAME = "tsguard-manifest.json"
+NAME = files.MANIFEST
 Store = Annotated[Path, typer.Argument(metavar="MODEL_STORE", help="The folder of the archives.")]
 ManifestFile = Annotated[
     Path | None,
@@ -52,7 +49,7 @@ def create(
     now = datetime.now(UTC)
     version = archives.next_version(path)
     expires = None if expires_days is None else _expiry(now, expires_days)
-    with Progress(sys.stderr) as progress, _names_are_text(model_store):
+    with Progress(sys.stderr) as progress, files.names_are_text(model_store):
         made = archives.create_manifest(
             model_store,
             archives_named or None,
@@ -61,22 +58,40 @@ def create(
             expires=expires,
             progress=progress.advance,
         )
-    _replace(path, archives.render_manifest(made))
+    files.replace(path, archives.render_manifest(made), "--manifest")
     typer.echo(printable(f"{path}: version {version}, {len(made.subjects)} archives"))
     for subject in made.subjects:
         typer.echo(printable(f"{subject.sha256}  {subject.name}"))
 
 
+app.command()(signing.sign)
+
+
 @app.command()
-def verify(model_store: Store, manifest: ManifestFile = None) -> None:
-    """Verify that a model store holds exactly what its manifest lists. Exit code 4 names every difference."""
+def verify(
+    model_store: Store,
+    manifest: ManifestFile = None,
+    trusted: signing.Trusted = None,
+    threshold: signing.Threshold = None,
+) -> None:
+    """Verify that a model store holds exactly what its manifest lists, and who signed that.
+
+    Exit code 4 names every difference: what is missing, extra, changed, or of another size. Signatures are verified
+    when a key is trusted.
+    """
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
     path = manifest or model_store / NAME
+    demand = signing.demanded(trusted, threshold)
     with Progress(sys.stderr) as progress:
-        listed = archives.load_manifest(path, datetime.now(UTC))
+        found = archives.authorize(path, demand, datetime.now(UTC))
+        listed = found.manifest
         archives.verify_store(listed, model_store, progress=progress.advance)
     typer.echo(printable(f"{path}: version {listed.version}, {len(listed.subjects)} archives, all as listed"))
+    for signer in found.signers:
+        typer.echo(printable(f"signed by {signer}, key {signer.fingerprint}"))
+    for why in found.ignored:
+        typer.echo(printable(why), err=True)
 
 
 @app.command()
@@ -89,30 +104,38 @@ def show(
     """Show what a manifest lists."""
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
-    listed = archives.load_manifest(manifest or model_store / NAME, None)
+    path = manifest or model_store / NAME
+    data = archives.read_manifest(path)
+    listed = archives.parse_manifest(data, str(path))
     if as_json:
         typer.echo(archives.render_manifest(listed).decode(), nl=False)
         return
     typer.echo(f"version {listed.version}, created {listed.created}, expires {listed.expires or 'never'}")
+    for line in signing.described(path, data):
+        typer.echo(printable(line))
     for subject in listed.subjects:
         typer.echo(printable(f"{subject.sha256}  {_size(subject.size)}  {subject.name}"))
         for member in subject.members if members else ():
             typer.echo(printable(f"    {member.sha256}  {_size(member.size)}  {member.path}"))
 
 
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A manifest.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The manifest that is to take its place.")],
+) -> None:
+    """Show what a new manifest changes, archive by archive and member by member."""
+    from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
+
+    before, after = archives.load_manifest(old, None), archives.load_manifest(new, None)
+    typer.echo(f"version {before.version} -> {after.version}")
+    typer.echo(f"expires {before.expires or 'never'} -> {after.expires or 'never'}")
+    for line in archives.compare_manifests(before, after):
+        typer.echo(printable(line))
+
+
 def _size(size: int | None) -> str:
     return f"{'' if size is None else format(size, ','):>15}"
-
-
-@contextlib.contextmanager
-def _names_are_text(model_store: Path) -> Iterator[None]:
-    """Turn a name that is not UTF-8, which a manifest cannot spell, into a `ConfigError` that shows it."""
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"{model_store}: the name {error.object!a} is not UTF-8, which a manifest cannot list; rename it"
-        ) from error
 
 
 def _expiry(now: datetime, days: float) -> datetime:
@@ -122,20 +145,3 @@ def _expiry(now: datetime, days: float) -> datetime:
         raise ConfigError(
             f"--expires-days `{days}` is not a number of days that ends before the year 10000; name fewer"
         ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, through no link: others may write in the folder of a manifest."""
-    draft = path.parent / f".tsguard-manifest.{secrets.token_hex(8)}"
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, 0o644)
-            os.fsync(descriptor)
-        draft.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --manifest") from error

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
-from torchserve_guard.cli.lines import lines_of
 from torchserve_guard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ Config = Annotated[
     ),
 ]
 
-# The flags of `torchserve --start` (ts/arg_parser.py): name, type and default, how it is spelt, help.
+# The flags of `torchserve --start` (ts/arg_parser.py), and the guard's own: name, type, default, how it is spelt, help.
 FLAGS: tuple[tuple[str, Any, Any, tuple[str, ...], str | None, str], ...] = (
     ("model_store", str | None, None, ("--model-store",), "DIR", "The folder of the archives."),
     ("workflow_store", str | None, None, ("--workflow-store",), "DIR", "The folder of the workflows."),
@@ -59,37 +63,114 @@ FLAGS: tuple[tuple[str, Any, Any, tuple[str, ...], str | None, str], ...] = (
         False,
         ("--enable-model-api",),
         None,
-        "Accepted: what counts is `model-control-mode` in the configuration.",
+        "Accepted: what counts is `model-control-mode`, which follows this in the profile `compat`.",
+    ),
+    # the guard's own
+    ("profile", str | None, None, ("--profile",), "NAME", "`strict` or `compat`, instead of `guard.profile`."),
+    (
+        "model_control_mode",
+        str | None,
+        None,
+        ("--model-control-mode",),
+        "MODE",
+        "`none` or `explicit`: whether models may be managed at run time.",
     ),
 )
 MORE_MODELS = "more_models"
 OF_NO_EFFECT = frozenset({"foreground", "no_config_snapshots"})
 
 
+Configs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        "--ts-config",
+        metavar="FILE|DIR",
+        envvar="TSGUARD_CONFIG",
+        help="The configuration; a folder stands for every *.properties below it. May be given several times.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command was asked: the configurations, and the flags that count for each of them."""
+
+    configs: tuple[Path, ...]
+    given: Mapping[str, Any]
+
+    def settings(self, config: Path | None) -> Settings:
+        """Return the settings of one configuration. Raises `ConfigError`."""
+        return _settings(config, dict(self.given))
+
+
 def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with `--config` and the flags of `torchserve --start`, which give it its `settings`."""
+    return _taking(command, "settings", Config, _settings)
+
+
+def takes_configurations(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with the same options and any number of configurations, which give it what was `asked`."""
+    return _taking(command, "asked", Configs, lambda configs, given: Asked(tuple(configs or ()), given))
+
+
+def takes_one(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with `--config` and the flags, and without more models behind them, as what was `asked`."""
+    return _taking(command, "asked", Config, _asked_of_one, more=False)
+
+
+def _asked_of_one(config: Path | None, given: dict[str, Any]) -> Asked:
+    return Asked(() if config is None else (config,), given)
+
+
+def _taking(
+    command: Callable[..., None],
+    name: str,
+    config: Any,
+    made: Callable[[Any, dict[str, Any]], object],
+    *,
+    more: bool = True,
+) -> Callable[..., None]:
+    """Return the command with the options in the place of its argument `name`, which is `made` of them."""
     hints = get_type_hints(command, localns={"Settings": object}, include_extras=True)
     own = [
-        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(command).parameters.items()
-        if name != "settings"
+        parameter.replace(annotation=_with_variable(hints[parameter.name]), kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.name != name
     ]
-    parameters = [*_parameters(), *own]
+    shared = [one for one in _parameters(config) if more or one.name != MORE_MODELS]
+    parameters = [*shared, *own]
 
     @functools.wraps(command)
     def with_flags(**given: Any) -> None:
-        told = {parameter.name: given.pop(parameter.name) for parameter in _parameters()}
-        command(settings=_settings(told.pop("config"), told), **given)
+        told = {parameter.name: given.pop(parameter.name) for parameter in shared}
+        command(**{name: made(told.pop("config"), told)}, **given)
 
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_flags
 
 
-def _parameters() -> list[inspect.Parameter]:
+def _variable(name: str) -> str:
+    """Return the environment variable that gives an option; `TSGUARD_START_NAME` gives it to one command."""
+    return f"TSGUARD_{name.upper().replace('-', '_')}"
+
+
+def _with_variable(hint: Any) -> Any:
+    """Return the annotation of an option with the variable that gives it, as its spelling says."""
+    for told in getattr(hint, "__metadata__", ()):
+        # Inside `Annotated` the first spelling stands in the place of the default.
+        if isinstance(told, OptionInfo) and told.envvar is None and isinstance(told.default, str):
+            option = copy.copy(told)
+            option.envvar = _variable(told.default.removeprefix("--").partition("/")[0])
+            return Annotated[hint.__origin__, option]
+    return hint
+
+
+def _parameters(config: Any) -> list[inspect.Parameter]:
     """Return `--config` and the flags as keyword parameters, in the form that typer reads."""
     options = [
-        (name, Annotated[kind, typer.Option(*spellings, metavar=metavar, help=text)], default)
+        (name, Annotated[kind, typer.Option(*spellings, metavar=metavar, help=text, envvar=_variable(name))], default)
         for name, kind, default, spellings, metavar, text in FLAGS
     ]
     more = Annotated[
@@ -97,18 +178,23 @@ def _parameters() -> list[inspect.Parameter]:
     ]
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, annotation, default in (("config", Config, None), *options, (MORE_MODELS, more, None))
+        for name, annotation, default in (("config", config, None), *options, (MORE_MODELS, more, None))
     ]
 
 
 def _settings(config: Path | None, given: dict[str, Any]) -> Settings:
+    return settings_of(config, flags_of(given))
+
+
+def flags_of(given: Mapping[str, Any]) -> Flags:
+    """Return the flags that count, of those given. Raises `ConfigError`."""
     from torchserve_guard.settings import Flags  # noqa: PLC0415 - heavy; `--help` does without
 
-    models, more = given.pop("models") or [], given.pop(MORE_MODELS) or []
+    models, more = given.get("models") or [], given.get(MORE_MODELS) or []
     if more and not models:
         raise ConfigError(f"`{more[0]}` is not expected here; name models with --models, see --help")
-    counted = {name: value for name, value in given.items() if name not in OF_NO_EFFECT}
-    return settings_of(config, Flags(models=(*models, *more), **counted))
+    left_out = {*OF_NO_EFFECT, "models", MORE_MODELS}
+    return Flags(models=(*models, *more), **{name: value for name, value in given.items() if name not in left_out})
 
 
 def settings_of(config: Path | None, flags: Flags | None = None) -> Settings:
@@ -117,14 +203,15 @@ def settings_of(config: Path | None, flags: Flags | None = None) -> Settings:
 
     if config is None:
         raise ConfigError("no configuration; name it with --config FILE or in TSGUARD_CONFIG")
-    return load(config, flags or Flags(), _surroundings())
+    return load(config, flags or Flags(), surroundings())
 
 
-def _surroundings() -> Surroundings:
+def surroundings() -> Surroundings:
+    """Return where this process was started. Raises `ConfigError` when it has no place to stand."""
     from torchserve_guard.settings import Surroundings  # noqa: PLC0415 - heavy; `--help` does without
 
     try:
-        return Surroundings(dict(os.environ), Path.cwd(), Path.home())
+        return Surroundings(dict(os.environ), Path.cwd(), Path.home(), os.geteuid(), _umask(), _programs())
     except OSError as error:
         raise ConfigError(
             f"the working directory is gone or may not be read ({error.strerror}); start in another"
@@ -133,12 +220,17 @@ def _surroundings() -> Surroundings:
         raise ConfigError("this user has no home directory; set `HOME`") from error
 
 
-def deliver(text: str, output: Path | None) -> None:
-    """Write a result to standard output, or to the file that was named."""
-    if output is None:
-        typer.echo(lines_of(text), nl=False)
-        return
+def _umask() -> int | None:
+    """Return the umask, which no call tells without setting it; None where /proc does not say."""
     try:
-        output.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written ({error.strerror}); name another file with --output") from error
+        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), None)
+
+
+def _programs() -> tuple[Path, ...]:
+    """Return what this process runs, and what it will run: the interpreter, its library, the guard, TorchServe."""
+    serve = find_spec("ts")
+    packages = (os.__file__, __file__, serve.origin if serve is not None else None)
+    return (Path(sys.executable), *(Path(file).parent for file in packages if file is not None))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 @options.takes_flags
 def start(
     settings: Settings,
+    allow_rollback: Annotated[
+        bool,
+        typer.Option(
+            "--allow-rollback", help="Start although the manifest is older than the last one started; put on record."
+        ),
+    ] = False,
 ) -> None:
     """Verify the models, start TorchServe, and serve through the guard until SIGTERM or SIGINT.
 
@@ -27,8 +34,14 @@ def start(
     from torchserve_guard import run  # noqa: PLC0415 - what serving needs is imported when it serves
 
     with Progress(sys.stderr) as progress:
-        code = run.start(settings, say=_say, progress=progress)
+        code = run.start(settings, say=_say, progress=progress, opened=_opened, allow_rollback=allow_rollback)
     raise typer.Exit(code)
+
+
+def _opened() -> None:
+    # Who waits for this line of TorchServe's may go on now; TorchServe's own, which comes too early, is withheld.
+    with suppress(OSError):
+        typer.echo("Model server started.")
 
 
 def _say(text: str) -> None:

@@ -56,6 +56,7 @@ PASSED_ON = frozenset(
         "cors_allowed_headers",
         "cors_allowed_methods",
         "cors_allowed_origin",
+        "cpu_launcher_args",
         "cpu_launcher_enable",
         "decode_input_request",
         "default_response_timeout",
@@ -63,10 +64,6 @@ PASSED_ON = frozenset(
         "default_workers_per_model",
         "disable_system_metrics",
         "enable_metrics_api",
-        "grpc_inference_max_connection_age_grace_ms",
-        "grpc_inference_max_connection_age_ms",
-        "grpc_management_max_connection_age_grace_ms",
-        "grpc_management_max_connection_age_ms",
         "initial_distribution_port",
         "initial_worker_port",
         "io_ratio",
@@ -127,6 +124,8 @@ _FILE = re.compile(r"(?!all$)[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII | re.IGNOREC
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 # Any `$$NAME$$` is replaced by the environment's value, wherever it comes from (ConfigManager.resolveEnvVarVals).
 _SUBSTITUTED = re.compile(r"\$\$[^$]+\$\$")
+# What a value can be without an escape: ASCII that prints, no backslash, no blank at an end.
+_PLAIN = re.compile(r"(?:[!-\[\]-~](?:[ -\[\]-~]*[!-\[\]-~])?)?")
 
 
 def render(launch: Launch) -> str:
@@ -162,7 +161,9 @@ def _line(key: str, value: str) -> str:
     complaints = _unreadable(key, value)
     if complaints:
         raise ConfigError.of(complaints)
-    return f"{javaproperties.join_key_value(key, value, separator='=')}\n"
+    # Plain where it can be: then TorchServe's other reader, which knows no escapes, finds the same value.
+    text = value if _PLAIN.fullmatch(value) else javaproperties.join_key_value("", value, separator="")
+    return f"{key}={text}\n"
 
 
 def _entry(name: str | None, file: str) -> str:

@@ -18,6 +18,8 @@ _RETRY = re.compile(rb"(W-\d+-\S+) \S+WorkerThread - Retry worker: \d")
 # ModelServer.java says this once for each entry of load_models that it goes without.
 _FAILED = re.compile(rb"ModelServer - Failed to load model: (\S+)")
 _LOADED = b"-> WORKER_MODEL_LOADED"
+# ModelServer.java prints it when its own listeners are open. The door opens later, and the guard says so itself.
+_GREETING = b"Model server started."
 
 
 class Output:
@@ -53,9 +55,10 @@ class Output:
     def _pump(self, source: IO[bytes], sink: int) -> None:
         rest = b""
         open_sink = True
+        passage = _WithoutGreeting()
         with source:
             while chunk := os.read(source.fileno(), CHUNK):
-                open_sink = open_sink and _written(sink, chunk)
+                open_sink = open_sink and _written(sink, passage.passed(chunk))
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     self._keep(line)
@@ -64,6 +67,8 @@ class Output:
                     rest = b""
         if rest:
             self._keep(rest)
+        if open_sink:
+            _written(sink, passage.held)
 
     def _keep(self, line: bytes) -> None:
         self._lines.append(line[:LONGEST_LINE])
@@ -78,6 +83,28 @@ class Output:
             self.failed.append(_printable(failed[1]))
         if retry or failed or _LOADED in line:
             self._on_sign()
+
+
+class _WithoutGreeting:
+    """A stream without the line that says that TorchServe has started; the rest is passed as it comes."""
+
+    def __init__(self) -> None:
+        self.held = b""
+        self._inside = False
+        self._seen = False
+
+    def passed(self, chunk: bytes) -> bytes:
+        """Return what of a chunk is passed on, with what was held back until now."""
+        if self._seen:
+            return chunk
+        *lines, rest = (self.held + chunk).split(b"\n")
+        inside = [self._inside, *([False] * len(lines))]
+        kept = [line + b"\n" for line, within in zip(lines, inside, strict=False) if within or line != _GREETING]
+        self._seen = len(kept) < len(lines)
+        beginning = not inside[-1] and not self._seen and _GREETING.startswith(rest)
+        self.held = rest if beginning else b""
+        self._inside = inside[-1] or bool(rest and not beginning)
+        return b"".join(kept) + (b"" if beginning else rest)
 
 
 def _written(sink: int, chunk: bytes) -> bool:

@@ -1,5 +1,5 @@
 """WHO MAY DO WHAT: the policy decision point. It knows no HTTP."""
 
-from torchserve_guard.policy.decision import Access, decide
+from torchserve_guard.policy.decision import KEYLESS, Access, decide
 
-__all__ = ["Access", "decide"]
+__all__ = ["KEYLESS", "Access", "decide"]

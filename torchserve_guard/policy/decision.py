@@ -2,22 +2,32 @@
 
 Pure. Until a policy file names roles, access is what a stock TorchServe grants and never more: open
 actions need nothing, inference the inference key, management the management key, rotation the API key;
-and a change needs a key even where token authorization is switched off.
+and a change needs a key even where token authorization is switched off, unless changes are keyless.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchserve_guard.access import INFERENCE, OPEN, Action, Decision, Effect, Mode, Operation, Principal
+from torchserve_guard.access import CERTIFIED, INFERENCE, OPEN, Action, Decision, Effect, Mode, Operation, Principal
+
+# A client certificate is as good as these keys; to replace keys takes a key.
+CERTIFIED_FOR = frozenset({"inference", "management"})
+
+KEYLESS = "keyless-management"
+"""The rule that permits a change to who has no key: the profile `compat`, keys switched off, a local listener."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the settings say: the mode, and whether reading and inference ask for keys at all."""
+    """What the settings say: the mode, whether reading and inference ask for keys at all, and whether changes do.
+
+    With `keyless_management` models may be managed without a key; rotating one still takes one.
+    """
 
     mode: Mode
     keys_required: bool
+    keyless_management: bool = False
 
 
 def role_for(action: Action) -> str | None:
@@ -37,10 +47,20 @@ def decide(access: Access, principal: Principal, operation: Operation) -> Decisi
             Effect.FORBID, frozenset({"mode-none"}), "model-control-mode is none: nothing is changed at run time"
         )
     role = role_for(action)
-    if role is None:
-        return Decision(Effect.PERMIT, frozenset({"open-action"}))
-    if not access.keys_required and not action.changes:
-        return Decision(Effect.PERMIT, frozenset({"token-authorization-disabled"}))
-    if role in principal.roles:
-        return Decision(Effect.PERMIT, frozenset({f"{role}-key"}))
+    rule = _permitting(access, principal, action, role)
+    if rule is not None:
+        return Decision(Effect.PERMIT, frozenset({rule}))
     return Decision(Effect.FORBID, frozenset({f"{role}-key-required"}), f"the {role} key is needed")
+
+
+def _permitting(access: Access, principal: Principal, action: Action, role: str | None) -> str | None:
+    """Return the first rule that permits the action, None when there is none."""
+    keyless = access.keyless_management and not access.keys_required
+    rules = (
+        ("open-action", role is None),
+        ("token-authorization-disabled", not access.keys_required and not action.changes),
+        (f"{role}-key", role in principal.roles),
+        (CERTIFIED, CERTIFIED in principal.roles and role in CERTIFIED_FOR),
+        (KEYLESS, keyless and role == "management"),
+    )
+    return next((rule for rule, holds in rules if holds), None)

@@ -6,5 +6,6 @@ Each request is read strictly, understood, decided, recorded, and said to TorchS
 from torchserve_guard.proxy.enforcement import Enforcer
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.proxy.server import Door, ListenerSpec, Stats, verify_available
+from torchserve_guard.proxy.tls import context_of
 
-__all__ = ["Door", "Enforcer", "Limits", "ListenerSpec", "Stats", "verify_available"]
+__all__ = ["Door", "Enforcer", "Limits", "ListenerSpec", "Stats", "context_of", "verify_available"]

@@ -1,4 +1,4 @@
-"""The address: where one listens or connects, `http://HOST:PORT` or `unix:PATH`, as TorchServe spells them."""
+"""The address: where one listens or connects, `http(s)://HOST:PORT` or `unix:PATH`, as TorchServe spells them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TypeVar
 
 from torchserve_guard.errors import ConfigError
 
-_TCP = re.compile(r"http://(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^/:\[\]@?#\s]+))(?::(?P<port>[0-9]{1,5}))?/?")
-_HTTP_PORT = 80
+_TCP = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^/:\[\]@?#\s]+))(?::(?P<port>[0-9]{1,5}))?/?"
+)
+_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
 _LONGEST_PATH = 107  # sun_path, unix(7)
 
@@ -21,11 +23,12 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A path, or a host and a port."""
+    """A path, or a host and a port; `secure` when TLS is served there."""
 
     host: str = ""
     port: int = 0
     path: str | None = None
+    secure: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -33,10 +36,12 @@ class Address:
         if text.startswith("unix:"):
             return cls._parse_path(text)
         match = _TCP.fullmatch(text)
-        port = int(match["port"] or _HTTP_PORT) if match else _LAST_PORT + 1
+        port = int(match["port"] or _PORTS[match["scheme"]]) if match else _LAST_PORT + 1
         if match is None or port > _LAST_PORT:
-            raise ConfigError(f"address `{text}`: not one that can be used here; write http://HOST:PORT or unix:PATH")
-        return cls(match["v6"] or match["host"], port)
+            raise ConfigError(
+                f"address `{text}`: not one that can be used here; write http(s)://HOST:PORT or unix:PATH"
+            )
+        return cls(match["v6"] or match["host"], port, secure=match["scheme"] == "https")
 
     @classmethod
     def _parse_path(cls, text: str) -> Address:
@@ -49,7 +54,8 @@ class Address:
         """Return the address as it is written."""
         if self.path is not None:
             return f"unix:{self.path}"
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        scheme = "https" if self.secure else "http"
+        return f"{scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{scheme}://{self.host}:{self.port}"
 
     async def connect(
         self, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 from typing import cast
 
 from torchserve_guard.errors import BadRequest, Refusal, TooLarge, Unavailable
+from torchserve_guard.identity import Certificate, read_certificate
 from torchserve_guard.proxy import answer
 from torchserve_guard.proxy.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from torchserve_guard.proxy.enforcement import Granted, Understood
@@ -33,7 +35,8 @@ class ClientConnection(Exchange):
         """Take the connection, unless there are too many."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
-        self._peer = _peer(transport.get_extra_info("peername"))
+        self._peer = peer_of(transport.get_extra_info("peername"))
+        self._certificate = _certificate(transport.get_extra_info("ssl_object"))
         self._prefix = secrets.token_hex(12).encode()
         full = self._passage.is_full()
         self._passage.present += 1
@@ -95,6 +98,8 @@ class ClientConnection(Exchange):
         taken = self._transport.get_write_buffer_size()
         if taken != self._taken:
             self._taken, self._since = taken, self._passage.tick
+        elif self._state == CLOSING and not taken:
+            self._transport.abort()  # over TLS: all is said, and the client's own close_notify is not waited for
         elif waited > self._passage.limits.stall_time:
             self.cut()
 
@@ -160,7 +165,11 @@ class ClientConnection(Exchange):
         self._buffer = data[len(head) :]
         self._identified(request)
         try:
-            self._passage.permit(understood, request.authorization)
+            if self._certificate is not None:
+                # INVARIANT: a browser shows its user's certificate to whatever page asks; only a page's request has an
+                # Origin (Fetch, 3.1), and all that change something have it. A page can show no key unasked.
+                self._vouched = None if b"\norigin:" in head.lower() else self._certificate
+            self._passage.permit(understood, request.authorization, self._vouched)
             if request.length or request.chunked:
                 self._begin_body(request, understood)
                 return
@@ -327,7 +336,13 @@ class ClientConnection(Exchange):
         return await self._waiter
 
 
-def _peer(name: object) -> str:
+def _certificate(tls: ssl.SSLObject | None) -> Certificate | None:
+    """Return the client certificate that the handshake verified, None when there is none."""
+    der = tls.getpeercert(binary_form=True) if tls is not None else None
+    return read_certificate(der) if der else None
+
+
+def peer_of(name: object) -> str:
     """Return the peer's address and port; a unix socket's peer has none."""
     if isinstance(name, tuple):
         host, port = name[:2]

@@ -32,8 +32,9 @@ from torchserve_guard.errors import (
     Unavailable,
     VerificationError,
 )
-from torchserve_guard.identity import KeyKind
-from torchserve_guard.policy import Access
+from torchserve_guard.identity import Certificate, KeyKind
+from torchserve_guard.policy import KEYLESS, Access
+from torchserve_guard.proxy import site
 from torchserve_guard.proxy.head import Kept
 from torchserve_guard.wire import METHOD_NOT_ALLOWED, Listener, classify, render, route_of, with_json_body
 
@@ -74,7 +75,11 @@ class Understood:
 
 
 class Asked(NamedTuple):
-    """One request as it was put: where, by whom, how; `target` is raw."""
+    """One request as it was put: where, by whom, how; `target` is raw. `door` names another door than HTTP's.
+
+    `certificate` is the client's, verified, where it stands for the request. `host` is the one it asks, None where no
+    browser can ask; `from_page` says that it carries an `Origin`.
+    """
 
     listener: Listener
     peer: str
@@ -82,10 +87,17 @@ class Asked(NamedTuple):
     target: bytes
     request_id: bytes
     authorization: bytes | None
+    door: str = ""
+    certificate: Certificate | None = None
+    host: bytes | None = None
+    from_page: bool = False
 
 
 class Granted(NamedTuple):
-    """A management request that may go on: as `line` upstream, or, without one, as already done here."""
+    """A management request that may go on: as `line` upstream, or, with None, as already done here.
+
+    The line of a call over gRPC is empty: its message is made of the operation.
+    """
 
     asked: Asked
     principal: Principal
@@ -141,13 +153,33 @@ class Enforcer:
                 remembered.keep((method, target), understood)
         return understood
 
-    def permit(self, understood: Understood, authorization: bytes | None) -> None:
-        """Return if the request may go on. Raises what `manage` raises for who may not ask."""
+    def forestall(self, operation: Operation, authorization: bytes | None, *, certified: bool) -> None:
+        """Return unless an operation of this action cannot be permitted, whatever the rest of it will be.
+
+        For a request whose action is known before it is read; `certified` says that a client certificate may still
+        name who asks. Raises Unauthenticated, Forbidden, MethodNotAllowed.
+        """
         principal = self._identify(authorization)
+        decision = self._decide(self._access, principal, operation)
+        hopeless = operation.action.changes and self._access.mode is Mode.NONE
+        nobody = principal.name == ANONYMOUS.name and not certified
+        if not decision.permitted and (hopeless or nobody):
+            raise self._forbidden(principal, operation, decision)
+
+    def permit(
+        self, understood: Understood, authorization: bytes | None, certificate: Certificate | None = None
+    ) -> None:
+        """Return if the request may go on. Raises what `manage` raises for who may not ask."""
+        principal = self._who(authorization, certificate)
         # INVARIANT: a decision depends on mode, operation and the principal's roles, and on nothing else, so a
         # permission holds for whoever has the same roles.
         if principal.roles not in understood.permitted:
             self._verify(understood, principal)
+
+    def _who(self, authorization: bytes | None, certificate: Certificate | None) -> Principal:
+        """Return who asks: whom the key stands for, and whom the client certificate does."""
+        principal = self._identify(authorization)
+        return principal if certificate is None else certificate.together(principal, self._now())
 
     def _verify(self, understood: Understood, principal: Principal) -> Decision:
         """Return the decision when it permits; remember that. Raises Unauthenticated, Forbidden, MethodNotAllowed."""
@@ -163,11 +195,13 @@ class Enforcer:
 
         Raises Unauthenticated, Forbidden, MethodNotAllowed, BadRequest; Unavailable when it cannot be recorded.
         """
-        principal = self._identify(asked.authorization)
+        principal = self._who(asked.authorization, asked.certificate)
         decision = self._verify(understood, principal)
         if json_body is not None:
             understood = _spelled(with_json_body(understood.operation, json_body))
             decision = self._verify(understood, principal)
+        if KEYLESS in decision.rules:
+            site.verify_own(asked.host, from_page=asked.from_page)
         granted = Granted(asked, principal, understood.operation, decision, understood.line)
         await self._record("request", granted)
         return await self._prepared(granted)
@@ -187,7 +221,7 @@ class Enforcer:
             **_where(asked),
             "method": asked.method,
             "target": asked.target.decode("latin-1"),
-            "principal": self._identify(asked.authorization).name,
+            "principal": self._who(asked.authorization, asked.certificate).name,
             "rule": refusal.rule,
             "reason": refusal.reason,
             "status": refusal.status,
@@ -220,7 +254,7 @@ class Enforcer:
             prepared = await preparation(operation)
         except GuardError as error:
             raise _unprepared(error) from error
-        return granted._replace(operation=prepared, line=_spelled(prepared).line)
+        return granted._replace(operation=prepared, line=granted.line and _spelled(prepared).line)
 
     async def _rotated(self, granted: Granted) -> Granted:
         kind = _ROTATED.get(granted.operation.parameter("type") or "management")
@@ -248,6 +282,11 @@ class Enforcer:
 _ROTATED = {"management": KeyKind.MANAGEMENT, "inference": KeyKind.INFERENCE}
 
 
+def understood_call(operation: Operation) -> Understood:
+    """Return an operation that came in over gRPC as what may be decided and remembered; it has no line."""
+    return Understood(operation, b"", b"", operation.action in MANAGEMENT, takes_body=False, takes_json=False)
+
+
 def _spelled(operation: Operation) -> Understood:
     method, target = render(operation)
     route = route_of(operation)
@@ -262,7 +301,8 @@ def _spelled(operation: Operation) -> Understood:
 
 
 def _where(asked: Asked) -> dict[str, Value]:
-    return {"listener": asked.listener.value, "peer": asked.peer, "request_id": asked.request_id.decode("latin-1")}
+    where = f"{asked.door}{asked.listener.value}"
+    return {"listener": where, "peer": asked.peer, "request_id": asked.request_id.decode("latin-1")}
 
 
 def _unrecorded(error: AuditError) -> Unavailable:

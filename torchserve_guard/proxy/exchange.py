@@ -14,6 +14,7 @@ import struct
 from typing import cast
 
 from torchserve_guard.errors import BadRequest, Refusal, UpstreamFailed
+from torchserve_guard.identity import Certificate
 from torchserve_guard.proxy import answer
 from torchserve_guard.proxy.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from torchserve_guard.proxy.enforcement import Asked, Granted, Understood
@@ -35,9 +36,10 @@ class Exchange(asyncio.Protocol):
     """The way to TorchServe and back of one client connection, one request at a time."""
 
     __slots__ = (
-        "_begun", "_buffer", "_chunks", "_collected", "_decoder", "_gone", "_granted", "_known", "_left", "_loop",
-        "_outgoing", "_passage", "_peer", "_pending", "_prefix", "_received", "_request", "_request_id", "_served",
-        "_since", "_state", "_status", "_taken", "_transport", "_understood", "_upstream", "_waiter", "_write_paused",
+        "_begun", "_buffer", "_certificate", "_chunks", "_collected", "_decoder", "_gone", "_granted", "_known",
+        "_left", "_loop", "_outgoing", "_passage", "_peer", "_pending", "_prefix", "_received", "_request",
+        "_request_id", "_served", "_since", "_state", "_status", "_taken", "_transport", "_understood", "_upstream",
+        "_vouched", "_waiter", "_write_paused",
     )  # fmt: skip
 
     def __init__(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> None:
@@ -45,6 +47,8 @@ class Exchange(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._peer = ""
+        self._certificate: Certificate | None = None
+        self._vouched: Certificate | None = None  # the same, when it stands for the request at hand
         self._prefix = b""
         self._served = 0
         self._state = HEAD
@@ -309,11 +313,24 @@ class Exchange(asyncio.Protocol):
             beginning = _REQUEST_LINE.match(self._buffer[:_SHOWN])
             shown = beginning[0] if beginning is not None else b""
             return Asked(listener, self._peer, "", shown, self._request_id or self._prefix, None)
-        return Asked(listener, self._peer, request.method, request.target, self._request_id, request.authorization)
+        return Asked(
+            listener,
+            self._peer,
+            request.method,
+            request.target,
+            self._request_id,
+            request.authorization,
+            certificate=self._vouched,
+            host=None if self._peer == "unix" else request.host,
+            from_page=request.from_page,
+        )
 
 
 def _reset_on_close(transport: asyncio.Transport) -> None:
     """Have the kernel send a reset in place of an end (SO_LINGER with 0, socket(7)); a unix socket knows none."""
-    descriptor = os.dup(transport.get_extra_info("socket").fileno())
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return  # over TLS word of an end comes one turn of the loop after it
+    descriptor = os.dup(connection.fileno())
     with socket.socket(fileno=descriptor) as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

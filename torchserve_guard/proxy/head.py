@@ -30,6 +30,7 @@ _MOST_KEPT = 1024
 
 # What a line is, to whoever reads heads. PASS lines go on in their one canonical spelling, DROP lines do not.
 PASS, DROP, HOST, LENGTH, CHUNKED, CLOSE, KEEP_ALIVE, EXPECT, AUTHORIZATION, REQUEST_ID, CONTENT_TYPE = range(11)
+ORIGIN = 11
 _NEVER_KEPT = frozenset({AUTHORIZATION, REQUEST_ID})
 _NOT_WORTH_KEEPING = frozenset({b"cookie", b"set-cookie", b"proxy-authorization", b"traceparent", b"tracestate"})
 
@@ -74,6 +75,8 @@ class RequestHead(NamedTuple):
     request_id: bytes | None
     content_type: bytes | None
     passed: list[bytes]
+    host: bytes | None = None
+    from_page: bool = False
 
     @property
     def has_body(self) -> bool:
@@ -120,7 +123,8 @@ class RequestReader:
         passed: list[bytes] = []
         hosts = 0
         length = authorization = request_id = content_type = None
-        chunked = expects = False
+        host = None
+        chunked = expects = from_page = False
         keeps = minor == 1
         closes = False
         del lines[0]
@@ -132,6 +136,7 @@ class RequestReader:
                 pass
             elif kind == HOST:
                 hosts += 1
+                host = text
             elif kind == LENGTH:
                 if length is not None:
                     raise _ambiguous("Content-Length")
@@ -154,6 +159,8 @@ class RequestReader:
                 keeps = True
             elif kind == EXPECT:
                 expects = minor == 1
+            elif kind == ORIGIN:
+                from_page = True
             elif chunked:  # CHUNKED
                 raise _ambiguous("Transfer-Encoding")
             else:
@@ -178,6 +185,8 @@ class RequestReader:
                 request_id,
                 content_type,
                 passed,
+                host,
+                from_page,
             ),
         )
 
@@ -208,6 +217,9 @@ class RequestReader:
             raise BadRequest("A header line is malformed.", rule="proxy.header-line")
         name, value = match[1], match[2].strip(b" \t")
         lower = name.lower()
+        if lower == b"transfer-encoding" and b"\t" in line:
+            # Legal around the value (RFC 9110 section 5.6.3), and read as another coding by some.
+            raise BadRequest("A Transfer-Encoding with a tab.", rule="proxy.header-line")
         special = _SPECIAL.get(lower)
         read = special(value) if special else self._meaning(name, lower, value)
         if len(line) > _LONGEST_KEPT or read[0] in _NEVER_KEPT or lower in _NOT_WORTH_KEEPING:
@@ -227,11 +239,12 @@ class RequestReader:
             return CHUNKED, b"", 0
         if said.request_id is not None:
             return REQUEST_ID, value, 0
-        return (HOST, b"", 0) if lower == b"host" else _DROPPED
+        return (_TOLD[lower], value, 0) if lower in _TOLD else _DROPPED
 
 
 _BEGINNING = re.compile(rb"%b(?: (?:[\x21-\x7e]+(?: (?:H[\x21-\x7e]*)?)?)?)?\r?\Z" % _TOKEN)
 _DROPPED: Read = (DROP, b"", 0)
+_TOLD = {b"host": HOST, b"origin": ORIGIN}
 
 
 class ExpectationFailed(Refusal):

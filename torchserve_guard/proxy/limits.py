@@ -14,7 +14,8 @@ class Limits:
     `body` is TorchServe's `max_request_size`. `idle_time` is how long a connection may stay open without a
     request; `head_time` how long a request head may take from its first byte (or from the accept) to its last;
     `stall_time` how long a body may come, or an answer be taken, without a single byte moving; `answer_time`
-    how long TorchServe may take for the head of an answer: models are slow, so none by default.
+    how long TorchServe may take for the head of an answer: models are slow, so none by default. `handshakes` is
+    how many TLS handshakes go on at once, `handshake_time` how long one may take.
     """
 
     request_line: int = 4 * KIB
@@ -30,3 +31,5 @@ class Limits:
     answer_time: float | None = None
     linger_time: float = 2.0
     connect_time: float = 5.0
+    handshakes: int = 512
+    handshake_time: float = 10.0

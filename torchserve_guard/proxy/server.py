@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from torchserve_guard.proxy.enforcement import Enforcer
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.proxy.memory import keep_memory
 from torchserve_guard.proxy.passage import Counts, Passage
+from torchserve_guard.proxy.tls import Context, Handshake, Handshakes
 from torchserve_guard.proxy.upstream import Upstream
+from torchserve_guard.settings.ports import holder
 from torchserve_guard.wire import Listener
 
 _BACKLOG = 1024
@@ -27,7 +30,7 @@ _LAST_WORDS_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ListenerSpec:
-    """One listener: `address` and `upstream` are `http://HOST:PORT` or `unix:PATH`.
+    """One listener: `address` is `http(s)://HOST:PORT` or `unix:PATH`, `upstream` the latter or plain HTTP.
 
     `token_line` is the whole header line that TorchServe asks for, without its line end, or empty.
     """
@@ -50,15 +53,25 @@ class Stats:
 
 
 class Door:
-    """The listeners of one guard. Nothing listens before `open`, nothing is in flight after `close`."""
+    """The listeners of one guard. Nothing listens before `open`, nothing is in flight after `close`.
 
-    def __init__(self, listeners: Mapping[Listener, ListenerSpec], enforcer: Enforcer, limits: Limits) -> None:
+    `tls` is what `https` listeners negotiate with (`proxy.tls.context_of`).
+    """
+
+    def __init__(
+        self,
+        listeners: Mapping[Listener, ListenerSpec],
+        enforcer: Enforcer,
+        limits: Limits,
+        tls: Context | None = None,
+    ) -> None:
         self._counts = Counts()
         self._crowd = Crowd()
         self._addresses = {listener: Address.parse(spec.address) for listener, spec in listeners.items()}
         self._passages = {
             listener: self._passage(listener, spec, enforcer, limits) for listener, spec in listeners.items()
         }
+        self._handshakes = Handshakes(tls) if tls is not None else None
         self._servers: list[asyncio.AbstractServer] = []
         self._sockets: list[tuple[Path, int]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -93,11 +106,27 @@ class Door:
         passage = self._passages[listener]
         _verify_free(listener, address)
         try:
-            server = await address.listen(loop, lambda: ClientConnection(passage, loop), _BACKLOG)
+            server = await address.listen(loop, self._accepting(address, passage, loop), _BACKLOG)
         except OSError as error:
             raise _taken(listener, address, error) from error
         self._servers.append(server)
         self._remember(address)
+
+    def _accepting(
+        self, address: Address, passage: Passage, loop: asyncio.AbstractEventLoop
+    ) -> Callable[[], asyncio.Protocol]:
+        """Return what makes the protocol of each accepted connection."""
+        if not address.secure:
+            return lambda: ClientConnection(passage, loop)
+        handshakes = self._handshakes
+        if handshakes is None:
+            raise ConfigError(f"{passage.listener.value}_address `{address}`: TLS is asked for, without a certificate")
+        return lambda: Handshake(passage, loop, handshakes)
+
+    def renew(self, tls: Context) -> None:
+        """Negotiate with another certificate from the next handshake on; connections stay."""
+        if self._handshakes is not None:
+            self._handshakes.context = tls
 
     def _remember(self, address: Address) -> None:
         if address.path is not None:
@@ -176,8 +205,10 @@ def verify_available(listeners: Mapping[Listener, str]) -> None:
 
 
 def _taken(listener: Listener, address: Address, error: OSError) -> ConfigError:
+    held = holder(address.port) if error.errno == errno.EADDRINUSE and address.port else None
     return ConfigError(
-        f"{listener.value}_address `{address}`: cannot listen there ({error.strerror or error}); "
+        f"{listener.value}_address `{address}`: cannot listen there ({error.strerror or error}"
+        f"{f': {held} does' if held is not None else ''}); "
         "free the address or configure another"
     )
 

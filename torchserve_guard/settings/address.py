@@ -15,6 +15,13 @@ ADDRESS = re.compile(
 )
 LONGEST_SOCKET_PATH = 107
 HIGHEST_PORT = 65535
+# Where a listener is when no port is named (Connector.java, parse); elsewhere it is where the scheme says.
+UNSAID_PORTS = {
+    "management_address": {"http": 8081, "https": 8444},
+    "metrics_address": {"http": 8082, "https": 8445},
+}
+NO_HOST = re.compile(r"[\s@?#\[\]/\\%]")
+LOOPBACK = "127.0.0.1"
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - named here to be recognised
 
 
@@ -53,23 +60,26 @@ def _plain(host: str | None) -> str:
     return "127.0.0.1" if host in {None, "localhost"} else str(host).lower()
 
 
-def parse(text: str) -> Address:
-    """Return the address. Raises `ValueError` that says what is wrong with it."""
+def parse(text: str, key: str = "") -> Address:
+    """Return the address that is the value of `key`. Raises `ValueError` that says what is wrong with it."""
     match = ADDRESS.fullmatch(text)
     if match is None:
         raise ValueError("is not `http://host:port`, `https://host:port` or `unix:/path` (no trailing blank or slash)")
     if match["path"] is not None:
         return _unix(match["path"])
     scheme = match["scheme"].lower()
-    port = int(match["port"]) if match["port"] else {"http": 80, "https": 443}[scheme]
+    port = int(match["port"]) if match["port"] else UNSAID_PORTS.get(key, {"http": 80, "https": 443})[scheme]
     if not 0 < port <= HIGHEST_PORT:
         raise ValueError(
             f"has port {port}; name one from 1 to {HIGHEST_PORT}, so that it is known where the server listens"
         )
-    return Address(scheme, _host(match["host"]), port)
+    return Address(scheme, parse_host(match["host"]), port)
 
 
-def _host(host: str) -> str:
+def parse_host(host: str) -> str:
+    """Return the host. Raises `ValueError` for what no resolver can be asked for."""
+    if NO_HOST.search(host) or not host.isprintable():
+        raise ValueError("has a host with a character that no host name has; write a host name or an IPv4 address")
     try:
         host.encode("idna")  # what the resolver is asked for (socket.getaddrinfo); it raises where nobody expects it
     except UnicodeError:

@@ -1,14 +1,15 @@
 """Loading: file, flags and environment into `Settings`, with every complaint collected before failing.
 
 A flag beats the file, as in TorchServe. The environment is read only where the file asks for it
-(`$$NAME$$`) and for the folders of the guard and of the logs.
+(`$$NAME$$`, `enable_envvars_config`) and for the folders of the guard and of the logs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import cast
@@ -16,62 +17,136 @@ from typing import cast
 from torchserve_guard.access import Mode
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.findings import Severity
-from torchserve_guard.settings import hardening, jvm, properties
+from torchserve_guard.settings import (
+    certificates,
+    differences,
+    grpc_listeners,
+    hardening,
+    honoured,
+    jvm,
+    keystore,
+    properties,
+    trusted,
+)
 from torchserve_guard.settings.address import Address
+from torchserve_guard.settings.hardening import places
 from torchserve_guard.settings.keys import KEYS, Fate, Kind
 from torchserve_guard.settings.reading import Flags, Reading, Surroundings
-from torchserve_guard.settings.settings import Limits, LoadItem, Settings
+from torchserve_guard.settings.settings import Limits, LoadItem, Profile, Settings
+from torchserve_guard.settings.stock.disk import RealDisk
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FAIL_ON = {Profile.STRICT: "high", Profile.COMPAT: "critical"}
+MOST_COMPLAINTS = 200
 DEFAULT_PORTS = {"inference": 8080, "management": 8081, "metrics": 8082}
 
 
 def load(config: Path, flags: Flags, around: Surroundings) -> Settings:
     """Return the settings. Raises one `ConfigError` that carries every complaint."""
+    data = _said(config)
+    found = properties.parse(data, str(config))
+    reading, settings = examined(config, found, flags, around)
+    if reading.complaints:
+        raise ConfigError.of(_few(reading.complaints))
+    told_twice = differences.check(config, data, around.environment, RealDisk(around.cwd))
+    findings = (*reading.findings, *told_twice, *hardening.check(hardening.Told(settings, reading.given, around)))
+    return _with_waivers(dataclasses.replace(settings, findings=findings), reading, found)
+
+
+def examined(
+    config: Path, found: tuple[properties.Property, ...], flags: Flags, around: Surroundings
+) -> tuple[Reading, Settings]:
+    """Return what was read, acceptable or not: its complaints tell, and have a default in their place."""
     reading = Reading(config, around)
-    reading.take_file(properties.read(config))
+    reading.take_file(found)
     reading.take_flags(flags)
+    reading.take_variables()
     _refuse_no_text(reading)
     settings = _settings(reading)
-    if reading.complaints:
-        raise ConfigError.of(reading.complaints)
-    findings = (*reading.findings, *hardening.check(settings, around.environment, reading.line_of))
-    return dataclasses.replace(settings, findings=findings)
+    honoured.check(reading, settings.model_store)
+    return reading, settings
+
+
+def _with_waivers(settings: Settings, reading: Reading, found: tuple[properties.Property, ...]) -> Settings:
+    """Return the settings with the waivers that the file names. Raises `ConfigError`."""
+    if "guard.waivers" not in reading.given:
+        return settings
+    from torchserve_guard.settings import waiver_file  # noqa: PLC0415 - heavy; most configurations do without
+
+    path = reading.path("guard.waivers", Path())
+    waivers = waiver_file.read(path)
+    # INVARIANT: what others can write waives nothing; the rule TSG007 says so.
+    if places.writer(path) is not None:
+        return settings
+    written = {item.key: item.value for item in found}
+    given = {name: one.text for name, one in reading.given.items()}
+    return dataclasses.replace(settings, waivers=waivers, texts={**reading.around.environment, **written, **given})
+
+
+def _said(config: Path) -> bytes:
+    """Return the bytes of the file; an empty one is what an unfinished write leaves behind, and is refused."""
+    data = properties.bytes_of(config)
+    if not data.strip():
+        raise ConfigError(f"{config}: is empty; write the configuration, or a comment if nothing is to be said")
+    return data
+
+
+def _few(complaints: list[str]) -> list[str]:
+    """Return no more complaints than anybody would read."""
+    more = len(complaints) - MOST_COMPLAINTS
+    return complaints if more <= 0 else [*complaints[:MOST_COMPLAINTS], f"and {more} complaints more"]
 
 
 def _settings(reading: Reading) -> Settings:
     """Return what was read; where there was a complaint, with the default in its place."""
     _refuse_direct(reading)
+    profile = Profile(reading.value("guard.profile", "strict"))
     listeners = _listeners(reading)
+    grpc = grpc_listeners.read(reading, listeners)
     store = _store(reading)
     state = _state_dir(reading)
     return Settings(
         config=reading.config,
-        mode=Mode(reading.value("model-control-mode", "none")),
+        profile=profile,
+        mode=_mode(reading, profile),
         inference=listeners["inference"],
         management=listeners["management"],
         metrics=listeners.get("metrics"),
+        grpc_inference=grpc.get("grpc_inference"),
+        grpc_management=grpc.get("grpc_management"),
+        grpc_ages=grpc_listeners.read_ages(reading),
         keys_required=not reading.value("disable_token_authorization", default=False),
         token_lifetime=60.0 * reading.value("token_expiration_min", 60.0),
         model_store=store,
         load=reading.read("load_models", _load_items, cast("tuple[LoadItem, ...] | None", ())),
         manifest=reading.path("guard.manifest", store / "tsguard-manifest.json"),
+        manifest_named="guard.manifest" in reading.given,
         state_dir=state,
         runtime_dir=_runtime_dir(reading),
         audit_log=reading.path("guard.audit_log", state / "audit.jsonl"),
         key_file=reading.around.cwd / "key_file.json",
         admin=_admin(reading),
-        frontend_log=reading.read("guard.frontend_log", lambda text: _frontend_log(reading, text), "lean"),
+        frontend_log=_frontend_log(reading),
         log_location=_location(reading, "LOG_LOCATION"),
         metrics_location=_location(reading, "METRICS_LOCATION"),
-        fail_on=Severity[reading.value("guard.fail_on", "high").upper()],
+        fail_on=Severity[reading.value("guard.fail_on", FAIL_ON[profile]).upper()],
         scanners=reading.read("guard.scanners", _comma_separated, cast("tuple[str, ...] | None", None)),
         jvm_arguments=reading.read("vmargs", jvm.parse, cast("tuple[str, ...]", ())),
         pass_environment=reading.read("guard.pass_environment", _variables, cast("tuple[str, ...]", ())),
         passthrough=_passthrough(reading),
         limits=_limits(reading),
+        tls=_tls(reading, listeners),
+        trusted_keys=trusted.read_keys(reading),
+        signature_threshold=trusted.read_threshold(reading)[0],
+        signature_roles=trusted.read_threshold(reading)[1],
     )
+
+
+def _mode(reading: Reading, profile: Profile) -> Mode:
+    """Return the mode; in the profile `compat` it follows `enable_model_api` when it is not given."""
+    follows = profile is Profile.COMPAT and reading.value("enable_model_api", default=False)
+    return Mode(reading.value("model-control-mode", "explicit" if follows else "none"))
 
 
 def _refuse_no_text(reading: Reading) -> None:
@@ -89,6 +164,11 @@ def _is_there(look: Callable[[], bool]) -> bool:
         return False
 
 
+def _readable(path: Path) -> bool:
+    """Whether this user may read a file, or list and enter a folder."""
+    return os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0), effective_ids=True)
+
+
 def _passthrough(reading: Reading) -> dict[str, str]:
     """Return the keys that TorchServe gets as they are; every value given is read, so that all complaints are told."""
     for name in reading.given:
@@ -96,13 +176,15 @@ def _passthrough(reading: Reading) -> dict[str, str]:
     metrics = reading.given.get("metrics_config")
     if metrics is not None and not _is_there((reading.around.cwd / metrics.text).is_file):
         reading.complain("metrics_config", "is not a file; TorchServe would start, and no worker would")
+    elif metrics is not None and not _readable(reading.around.cwd / metrics.text):
+        reading.complain("metrics_config", "may not be read by this user; TorchServe would start, and no worker would")
     return {name: _absolute(reading, name) for name in reading.given if KEYS[name].fate is Fate.PASS}
 
 
 def _absolute(reading: Reading, name: str) -> str:
     """Return the value as TorchServe is to read it, whose working directory is another."""
     text = reading.given[name].text
-    return str(reading.around.cwd / text) if KEYS[name].kind is Kind.PATH else text
+    return str(reading.around.cwd / text) if KEYS[name].kind in {Kind.PATH, Kind.FILE} else text
 
 
 def _listeners(reading: Reading) -> dict[str, Address]:
@@ -120,14 +202,41 @@ def _listeners(reading: Reading) -> dict[str, Address]:
                 f"is also the {other} address; give each listener its own, so that management can be kept from "
                 "those who may only infer",
             )
-    for name, listener in listeners.items():
-        if listener.scheme == "https":
-            reading.complain(
-                f"{name}_address",
-                "asks for TLS, which is not served by this version; write `http://` and a loopback address, and let "
-                "a TLS proxy stand in front of it",
-            )
     return listeners
+
+
+def _tls(reading: Reading, listeners: Mapping[str, Address]) -> certificates.Tls | None:
+    """Return what listeners with TLS show, None when there are none."""
+    asking = [f"{name}_address" for name, listener in listeners.items() if listener.scheme == "https"]
+    asking += ["enable_grpc_ssl"] if reading.value("enable_grpc_ssl", default=False) else []
+    if not asking:
+        if "guard.client_ca" in reading.given:
+            reading.complain("guard.client_ca", "asks for client certificates, and no listener is `https://`")
+        return None
+    if reading.value("keystore_type", "PKCS12").upper() not in keystore.KINDS:
+        reading.complain("keystore_type", "is neither PKCS12 nor JKS; convert the store with `keytool -importkeystore`")
+    sources = _sources(reading)
+    if sources.missing is not None:
+        reading.complain(asking[0], certificates.missing(sources.missing))
+        return None
+    try:
+        return certificates.read(sources)
+    except certificates.Unusable as error:
+        reading.complaints.append(f"{reading.given[error.key].where}: {error}")
+        return None
+
+
+def _sources(reading: Reading) -> certificates.Sources:
+    def path(name: str) -> Path | None:
+        return reading.path(name, Path()) if name in reading.given else None
+
+    return certificates.Sources(
+        certificate=path("certificate_file"),
+        key=path("private_key_file"),
+        keystore=path("keystore"),
+        password=reading.value("keystore_pass", "changeit"),
+        client_ca=path("guard.client_ca"),
+    )
 
 
 def _store(reading: Reading) -> Path:
@@ -137,6 +246,8 @@ def _store(reading: Reading) -> Path:
         reading.complain("model_store", "is missing; name the folder of the archives there, or with --model-store")
     elif not _is_there(store.is_dir):
         reading.complain("model_store", "is not a folder; name the folder of the archives")
+    elif not _readable(store):
+        reading.complain("model_store", "may not be read by this user; give it the rights to list and enter the folder")
     return store
 
 
@@ -173,11 +284,22 @@ def _refuse_direct(reading: Reading) -> None:
         reading.complain("guard.inference", "is not known to this version; use `proxy`, which is the default")
 
 
-def _frontend_log(reading: Reading, text: str) -> str:
+def _frontend_log(reading: Reading) -> str:
+    named = reading.read("vmargs", jvm.log_configuration, None)
+    if named is not None and "guard.frontend_log" not in reading.given:
+        return reading.read("vmargs", lambda _: _log(reading, named), "lean")
+    return reading.read("guard.frontend_log", lambda text: _log(reading, text), "lean")
+
+
+def _log(reading: Reading, text: str) -> str:
     path = reading.around.cwd / text
-    if text not in {"lean", "stock"} and not _is_there(path.is_file):
-        raise ValueError("is neither `lean` nor `stock` nor a log4j2 file that is there")
-    return text if text in {"lean", "stock"} else str(path)
+    if text in {"lean", "stock"}:
+        return text
+    if not _is_there(path.is_file):
+        raise ValueError("is neither `lean` nor `stock`, and names no log4j2 file that is there")
+    if not _readable(path):
+        raise ValueError("names a file that this user may not read")
+    return str(path)
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:

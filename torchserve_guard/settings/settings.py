@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from torchserve_guard.access import Mode
-from torchserve_guard.findings import Finding, Severity
+from torchserve_guard.findings import Finding, Severity, Waiver
 from torchserve_guard.settings.address import Address
+from torchserve_guard.settings.certificates import Tls
+from torchserve_guard.settings.grpc_listeners import ConnectionAge
+from torchserve_guard.settings.trusted import TrustedKey
+
+
+class Profile(Enum):
+    """`guard.profile`: how strict the guard is; `compat` lets a team move in steps."""
+
+    STRICT = "strict"
+    COMPAT = "compat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +47,27 @@ class Settings:
     """What one guarded TorchServe is to be.
 
     `load` is None for `ALL`. `passthrough` holds the keys that TorchServe gets as the user wrote them.
-    `metrics` is None when the metrics listener is switched off. `token_lifetime` is in seconds.
+    `metrics` and the gRPC listeners are None when they are switched off. `token_lifetime` is in seconds. `tls` is None
+    when nothing is served over TLS.
+    `signature_roles` must each have signed by another key; `signature_threshold` is then their number.
+    `texts` is what keys and variables were given, for waivers to be bound to; it may hold secrets.
+    `manifest_named` says that the user named the manifest, which is then never let be missing.
     """
 
     config: Path
+    profile: Profile
     mode: Mode
     inference: Address
     management: Address
     metrics: Address | None
+    grpc_inference: Address | None
+    grpc_management: Address | None
     keys_required: bool
     token_lifetime: float
     model_store: Path
     load: tuple[LoadItem, ...] | None
     manifest: Path
+    manifest_named: bool
     state_dir: Path
     runtime_dir: Path | None
     audit_log: Path
@@ -63,10 +82,29 @@ class Settings:
     pass_environment: tuple[str, ...]
     passthrough: Mapping[str, str]
     limits: Limits
+    tls: Tls | None = None
+    grpc_ages: Mapping[str, ConnectionAge] = field(default_factory=dict)
+    trusted_keys: tuple[TrustedKey, ...] = ()
+    signature_threshold: int = 0
+    signature_roles: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def keyless_management(self) -> bool:
+        """Whether a change needs no key: compat, keys switched off, and only this machine can ask for one."""
+        local = self.management.local and (self.grpc_management is None or self.grpc_management.local)
+        return self.profile is Profile.COMPAT and not self.keys_required and local
 
     @property
     def listeners(self) -> dict[str, Address]:
         """Return the addresses that the user configured, by the name of the listener."""
         named = {"inference": self.inference, "management": self.management, "metrics": self.metrics}
+        return {name: address for name, address in named.items() if address is not None}
+
+    @property
+    def grpc_listeners(self) -> dict[str, Address]:
+        """Return the addresses of the gRPC listeners, by the names that the others have."""
+        named = {"inference": self.grpc_inference, "management": self.grpc_management}
         return {name: address for name, address in named.items() if address is not None}

@@ -5,15 +5,15 @@ Pure. Every function raises `ValueError` whose text completes the sentence "`val
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 
-from torchserve_guard.settings import address
+from torchserve_guard.settings import address, cpu_launcher, model_options, regex
 from torchserve_guard.settings.keys import Key, Kind
 
 VARIABLE = re.compile(r"\$\$([^$\s]+)\$\$")
+NUMBER = re.compile(r"[+-]?[0-9]{1,300}(\.[0-9]{0,300})?([eE][+-]?[0-9]{1,3})?")
 
 Value = str | bool | int | float | address.Address
 
@@ -47,10 +47,9 @@ def _int(key: Key, text: str) -> int:
 
 
 def _float(key: Key, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("is not a number" + _blank(text)) from None
+    if NUMBER.fullmatch(text) is None:
+        raise ValueError("is not a number" + _blank(text))
+    number = float(text)
     if not (math.isfinite(number) and key.low < number <= key.high):
         raise ValueError(f"is not above {key.low} and at most {key.high}")
     return number
@@ -63,17 +62,27 @@ def _word(key: Key, text: str) -> str:
 
 
 def _json(_key: Key, text: str) -> str:
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("is not JSON; check quotes, commas and braces") from None
-    if not isinstance(parsed, dict):
-        raise ValueError('is not a JSON object; write {"name": {"version": {...}}}')  # noqa: TRY004 - all readers raise alike
-    for models in parsed.values():
-        for version in models.values() if isinstance(models, dict) else ():
-            if isinstance(version, dict) and version.get("runtimeType", "python") != "python":
-                raise ValueError("names a `runtimeType` other than python, which runs a program from the PATH")
+    model_options.parse(text)
     return text
+
+
+def _regex(_key: Key, text: str) -> str:
+    regex.compiled(text)
+    return text
+
+
+def _regexes(_key: Key, text: str) -> str:
+    regex.each(text)
+    return text
+
+
+def _launcher(_key: Key, text: str) -> str:
+    cpu_launcher.parse(text)
+    return text
+
+
+def _host(_key: Key, text: str) -> str:
+    return address.parse_host(text) if text else address.LOOPBACK  # InetAddress.getByName
 
 
 def _path(_key: Key, text: str) -> str:
@@ -82,8 +91,8 @@ def _path(_key: Key, text: str) -> str:
     return text
 
 
-def _address(_key: Key, text: str) -> address.Address:
-    return address.parse(text)
+def _address(key: Key, text: str) -> address.Address:
+    return address.parse(text, key.name)
 
 
 def _text(_key: Key, text: str) -> str:
@@ -100,9 +109,14 @@ READERS: dict[Kind, Callable[[Key, str], Value]] = {
     Kind.INT: _int,
     Kind.FLOAT: _float,
     Kind.ADDRESS: _address,
+    Kind.HOST: _host,
     Kind.PATH: _path,
+    Kind.FILE: _path,
     Kind.JSON: _json,
     Kind.WORD: _word,
+    Kind.REGEX: _regex,
+    Kind.REGEXES: _regexes,
+    Kind.LAUNCHER: _launcher,
 }
 
 

@@ -16,7 +16,7 @@ from torchserve_guard.wire.routes import Listener
 
 Header = tuple[bytes, bytes]
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:=+@-]{1,128}")  # no `/`: see _pass_without_token
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:=+@-]{1,128}")  # no `/`: see _pass_without_token
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but HTAB: RFC 9110 section 5.5
 _MOST_DIGITS = 15  # a petabyte is more than anybody sends
@@ -157,7 +157,7 @@ def _authorization(head: RequestHead, header: Header) -> None:
 
 
 def _request_id(head: RequestHead, header: Header) -> None:
-    well_formed = head.request_id is None and _REQUEST_ID.fullmatch(header[1])
+    well_formed = head.request_id is None and REQUEST_ID.fullmatch(header[1])
     head.request_id = header[1] if well_formed else None
 
 

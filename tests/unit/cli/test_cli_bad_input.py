@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_guard.cli import main, manifest
+from torchserve_guard.cli import files, main
 from torchserve_guard.cli.lines import indented, of_error, printable
-from torchserve_guard.errors import ConfigError, VerificationError
+from torchserve_guard.errors import ConfigError, FrontendError, VerificationError
 
 HOSTILE = "\x1b[31mred\nforged\r\u202e\u2028\ud800"
 
@@ -49,10 +49,11 @@ def test_what_does_not_show_is_escaped():
 
 def test_each_complaint_is_one_line():
     assert of_error(ConfigError("a\nb", "c")) == ["tsguard: a\\nb", "tsguard: c"]
+    assert of_error(VerificationError("a\nb", "c")) == ["tsguard: a\\nb", "tsguard: c"]
 
 
 def test_a_further_line_of_a_message_does_not_look_like_a_message():
-    assert of_error(VerificationError("a\nb")) == ["tsguard: a", "tsguard:   b"]
+    assert of_error(FrontendError("a\nb")) == ["tsguard: a", "tsguard:   b"]
     assert indented("a\n\x1bb") == "a\n  \\x1bb"
 
 
@@ -81,7 +82,7 @@ def test_days_that_are_no_number_are_refused(run, store):
 @pytest.mark.parametrize("path", ["/" + "x" * 300, "/nonexistent/manifest", "/dev/full/manifest"])
 def test_a_manifest_that_cannot_be_written_is_a_configuration_error(path):
     with pytest.raises(ConfigError, match="cannot be written"):
-        manifest._replace(Path(path), b"")
+        files.replace(Path(path), b"")
 
 
 @pytest.mark.parametrize("path", ["/", "..", "/dev/null"])
@@ -102,19 +103,19 @@ def test_a_manifest_replaces_a_link_and_leaves_no_draft(tmp_path):
     path, victim = tmp_path / "manifest.json", tmp_path / "victim"
     victim.write_text("precious")
     path.symlink_to(victim)
-    manifest._replace(path, b"new")
+    files.replace(path, b"new")
     assert (path.read_bytes(), victim.read_text()) == (b"new", "precious")
     assert stat.S_IMODE(path.lstat().st_mode) == 0o644
     assert sorted(file.name for file in tmp_path.iterdir()) == ["manifest.json", "victim"]
 
 
 def test_a_draft_is_written_through_no_link_that_was_laid_for_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest.secrets, "token_hex", lambda size: "0" * size)
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0" * size)
     path, victim = tmp_path / "manifest.json", tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / (".tsguard-manifest." + "0" * 8)).symlink_to(victim)
     with pytest.raises(ConfigError, match="cannot be written"):
-        manifest._replace(path, b"new")
+        files.replace(path, b"new")
     assert victim.read_text() == "precious"
 
 

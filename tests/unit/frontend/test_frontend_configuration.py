@@ -78,7 +78,6 @@ def test_a_pinned_key_is_in_no_way_passed_on():
         "model_snapshot",
         "python",
         "model_server_home",
-        "cpu_launcher_args",
         "keystore_pass",
         "MAX_REQUEST_SIZE",
         " max_request_size",

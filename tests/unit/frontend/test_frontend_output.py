@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from torchserve_guard.frontend.output import KEPT, LONGEST_LINE, Output, explain, last_words
+from torchserve_guard.frontend.output import KEPT, LONGEST_LINE, Output, _WithoutGreeting, explain, last_words
 
 RETRY = (
     "2026-01-01T00:00:00,000 [INFO ] W-9000-bad_1.0 o.pytorch.serve.wlm.WorkerThread - Retry worker: 9000 in 1 seconds."
@@ -117,3 +119,14 @@ def test_last_words_are_the_last_lines_that_say_something():
 def test_the_lean_configuration_is_shipped_with_the_package():
     text = (Path(__file__).parents[3] / "torchserve_guard" / "frontend" / "lean.xml").read_text(encoding="ascii")
     assert "model_log.log" in text
+
+
+@given(st.lists(st.integers(1, 40)))
+def test_the_greeting_of_torchserve_is_withheld_however_it_comes_in_pieces(cuts):
+    text = b"first\nModel ...\nit said: Model server started.\nModel server started.\nlast\nModel"
+    passage, passed = _WithoutGreeting(), b""
+    for length in cuts:
+        passed += passage.passed(text[:length])
+        text = text[length:]
+    passed += passage.passed(text) + passage.held
+    assert passed == b"first\nModel ...\nit said: Model server started.\nlast\nModel"

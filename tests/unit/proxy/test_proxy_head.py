@@ -58,6 +58,7 @@ STARTS = st.sampled_from(
 @given(STARTS, LINES)
 @example(b"POST /a HTTP/1.1", [b"Transfer-Encoding: chunked"])
 @example(b"POST /a HTTP/1.1", [b"A: b", b"Content-Length: 1"])
+@example(b"GET /a HTTP/1.1", [b"Transfer-Encoding:chunked\t"])
 def test_what_is_accepted_llhttp_reads_the_same(start, lines):
     raw = head(*lines, start=start)
     if b"\r\n\r\n" in raw:

@@ -77,6 +77,12 @@ def test_local_is_what_only_this_machine_reaches(text, local):
         "http://a..b:1",
         "http://" + "a" * 64 + ":1",
         "unix:/\ud800",
+        "http://a b:1",
+        "http://user@h:1",
+        "http://h?x:1",
+        "http://h#x:1",
+        "http://h\t:1",
+        "http://h%41:1",
     ],
 )
 def test_what_torchserve_could_not_listen_on_is_refused(text):

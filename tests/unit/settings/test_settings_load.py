@@ -64,7 +64,9 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "guard.frontend_log=/not/there.xml",
         "guard.manfest=x.json",
         "guard.policy=p.yaml",
-        "guard.trusted_keys=k.pem",
+        "guard.trusted_keys=k.pem,",
+        "guard.signature_threshold=1",
+        "guard.signature_threshold=many",
         "guard.client_ca=ca.pem",
         "guard.admin_address=http://127.0.0.1:9",
         "guard.pass_environment=A B",
@@ -78,7 +80,6 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "inference_address=http://0.0.0.0:8081",
         "metrics_address=http://localhost:8080",
         "management_address=unix:/" + "x" * 120,
-        "enable_envvars_config=true",
         "install_py_dep_per_model=true",
         "plugins_path=/plugins",
         "system_metrics_cmd=-c print(1)",
@@ -88,7 +89,6 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "tsConfigFile=/tmp/x",
         "model_snapshot={}",
         "default_service_handler=/tmp/h.py:handle",
-        "use_env_allowed_urls=true",
         "debug=true",
         "vmargs=-javaagent:/tmp/a.jar",
         "vmargs=-Xmx1g @/tmp/args",
@@ -289,3 +289,74 @@ def test_what_is_no_text_is_a_complaint_about_its_key(told, key, character):
 def test_a_runtime_directory_that_is_a_file_is_a_complaint(told, file):
     with pytest.raises(ConfigError, match=r"guard.runtime_dir=.* is not a folder"):
         told(f"guard.runtime_dir={file}")
+
+
+def test_what_the_environment_put_into_a_value_is_not_quoted(told):
+    with pytest.raises(ConfigError, match=r"`job_queue_size=\$\$SECRET\$\$` is not a whole number") as error:
+        told("job_queue_size=$$SECRET$$", environment={"SECRET": "hunter2"})
+    assert "hunter2" not in complaints(error)
+
+
+def test_a_variable_that_is_not_set_is_one_complaint(told):
+    with pytest.raises(ConfigError) as error:
+        told("job_queue_size=$$NOT_SET$$", "inference_address=http://127.0.0.1:$$NOT_SET$$")
+    assert len(error.value.complaints) == 2
+
+
+def test_the_command_that_torchserve_runs_without_being_told_is_let_through(told):
+    assert told("system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0").passthrough == {}
+    with pytest.raises(ConfigError, match="runs any command"):
+        told("system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0 -c x")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("token_expiration_min=1_0", "not a number"),
+        ("token_expiration_min=0x1p3", "not a number"),
+        ("token_expiration_min=1e999", "above 0"),
+        ("grpc_inference_address=a b", "host"),
+        ("grpc_management_address=unix:/tmp/x", "host"),
+        ("blacklist_env_vars=(", "regular expression"),
+        ("blacklist_env_vars=*KEY*", "regular expression"),
+        ("allowed_urls=http://a/.*,http://b/[", "`http://b/\\[`"),
+        ("cpu_launcher_args=-m pdb", "list of harmless"),
+        ('models={"m": {"1": {"minWorkers": 2, "maxWorkers": 1}}}', "more `minWorkers`"),
+    ],
+)
+def test_a_value_that_torchserve_would_choke_on_is_refused(told, line, why):
+    with pytest.raises(ConfigError, match=why):
+        told(line)
+
+
+@pytest.mark.parametrize("host", ["", "::1", "localhost", "0.0.0.0"])
+def test_a_host_for_grpc_is_what_java_can_resolve(told, host):
+    assert told(f"grpc_inference_address={host}").grpc_inference.host == (host or "127.0.0.1")
+
+
+def test_a_file_that_torchserve_reads_is_named_from_the_root(told, tmp_path):
+    (tmp_path / "metrics.yaml").touch()
+    assert told("metrics_config=metrics.yaml").passthrough == {"metrics_config": str(tmp_path / "metrics.yaml")}
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file_is_refused_even_where_flags_would_do(tmp_path, content):
+    config = tmp_path / "config.properties"
+    config.write_text(content)
+    with pytest.raises(ConfigError, match="is empty"):
+        load(config, Flags(model_store=str(tmp_path)), Surroundings({}, tmp_path, tmp_path))
+    config.write_text("# nothing to say")
+    assert load(config, Flags(model_store=str(tmp_path)), Surroundings({}, tmp_path, tmp_path)).load == ()
+
+
+def test_a_file_of_keys_that_nobody_knows_is_not_taken_for_a_configuration(told):
+    assert len(told(*(f"key{number}=1" for number in range(100))).findings) == 100
+    with pytest.raises(ConfigError, match="is this the right file"):
+        told(*(f"key{number}=1" for number in range(101)))
+
+
+def test_of_very_many_complaints_the_first_are_told(told):
+    with pytest.raises(ConfigError) as error:
+        told(*["debug=true"] * 1000)
+    assert len(error.value.complaints) == 201
+    assert error.value.complaints[-1] == "and 800 complaints more"

@@ -1,0 +1,130 @@
+"""The authority: a manifest, the signatures beside it, and whether together they say what may be loaded.
+
+The file is read once: the bytes whose signatures are verified are the bytes that are parsed, and never others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from torchserve_guard.archives import contents, manifest
+from torchserve_guard.archives.document import Malformed
+from torchserve_guard.archives.manifest import Manifest
+from torchserve_guard.archives.signing import bundle, statement
+from torchserve_guard.archives.signing.demand import Demand, Signer, different, verify_met
+from torchserve_guard.archives.signing.rejection import Rejected
+from torchserve_guard.errors import ConfigError, VerificationError
+
+ENDING = ".sigstore.json"
+"""`MANIFEST.sigstore.json` and `MANIFEST.WHO.sigstore.json` are the signatures of `MANIFEST`."""
+
+MOST = 32
+
+Whose = Callable[[bundle.Bundle], Signer]
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """A manifest that may be believed: its bytes' SHA-256, who signed them, and why other signatures do not count."""
+
+    manifest: Manifest
+    digest: str
+    signers: tuple[Signer, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def authorize(path: Path, demand: Demand, now: datetime) -> Authorized:
+    """Return the manifest if enough of those who are trusted have signed it and it has not expired.
+
+    Raises ConfigError, or VerificationError that tells of each signature why it does not count.
+    """
+    data = manifest.read(path)
+    signers, ignored = _signers(path, data, demand, now) if demand.keys else ((), ())
+    try:
+        verify_met(demand, signers)
+    except Rejected as why:
+        raise VerificationError(f"{path}: {why}", *(ignored or (f"{path}: {_HOW}",))) from why
+    # INVARIANT: these are the bytes that were hashed for the signatures; nothing is read again.
+    found = manifest.parse(data, str(path))
+    manifest.verify_current(found, str(path), now)
+    if demand.count > 0:
+        _verify_form(found, path)
+    return Authorized(found, hashlib.sha256(data).hexdigest(), signers, ignored)
+
+
+def beside(path: Path) -> list[Path]:
+    """Return the files of the signatures beside a manifest, sorted; raise ConfigError."""
+    try:
+        found = [one for one in path.parent.iterdir() if _is_signature_of(path.name, one.name)]
+    except OSError as error:
+        raise ConfigError(f"{path.parent}: the folder of the manifest cannot be read: {error.strerror}") from error
+    if len(found) > MOST:
+        raise ConfigError(f"{path}: has more than {MOST} signatures beside it; remove those of former versions")
+    return sorted(found)
+
+
+def verify_covers(stated: statement.Statement, data: bytes) -> None:
+    """Return if the statement is about exactly these bytes, as one file; raise `Rejected`."""
+    digest = hashlib.sha256(data).hexdigest()
+    if [name for name, _ in stated.files] != [statement.LONE]:
+        raise Rejected(f"signs the {len(stated.files)} files of a folder, and not this manifest")
+    if stated.files[0][1] != digest:
+        raise Rejected(
+            f"signs something else: sha256 {stated.files[0][1]}, and the manifest is {digest}; sign it again after "
+            "looking at what has changed"
+        )
+
+
+def _verify_form(found: Manifest, path: Path) -> None:
+    """Raise VerificationError for sums or a bundle under the name of a manifest, in whose place they were perhaps put.
+
+    They have no version and no expiry: an old signature over them would outlive both of the manifest's.
+    """
+    if found.schema_ != manifest.JSON and path.suffix == ".json" and not path.name.endswith(ENDING):
+        raise VerificationError(
+            f"{path}: has the name of a manifest and is {found.schema_}, which has no version and no expiry; put the "
+            "manifest back, or name the file as what it is in `guard.manifest`: SHA256SUMS, `*.sig`, `*.sigstore.json`"
+        )
+
+
+_HOW = "there is no signature beside it; sign it with `tsguard manifest sign`"
+
+
+def _signers(path: Path, data: bytes, demand: Demand, now: datetime) -> tuple[tuple[Signer, ...], tuple[str, ...]]:
+    """Return the different signers whose word counts, and why each other signature does not."""
+    from torchserve_guard.archives.signing import trust  # noqa: PLC0415 - heavy, and only where somebody is trusted
+
+    anchors = trust.load(demand.keys)
+    good: list[Signer] = []
+    ignored: list[str] = []
+    for where, told in _claims(path, data):
+        try:
+            good.append(trust.signer(told(), anchors, now))
+        except (Rejected, Malformed, ConfigError) as why:
+            ignored.append(
+                str(why) if isinstance(why, ConfigError) else f"{where}: the signature does not count: {why}"
+            )
+    return different(good), tuple(ignored)
+
+
+def _claims(path: Path, data: bytes) -> Iterator[tuple[str, Callable[[], bundle.Bundle]]]:
+    """Yield each signature over the bytes: where it is, and how to get it, which may be refused."""
+    if bundle.looks_like_one(data):
+        yield str(path), lambda: bundle.parse(data)
+    for one in beside(path):
+        yield str(one), lambda one=one: covering(one, data)  # type: ignore[misc]
+
+
+def covering(path: Path, data: bytes) -> bundle.Bundle:
+    """Return the bundle in a file if its statement is about these bytes; raise Rejected, Malformed or ConfigError."""
+    found = bundle.parse(contents.read(path, bundle.LARGEST, "signature"))
+    verify_covers(statement.parse(found.payload), data)
+    return found
+
+
+def _is_signature_of(manifest_name: str, name: str) -> bool:
+    return name.startswith(manifest_name + ".") and name.endswith(ENDING) and len(name) >= len(manifest_name + ENDING)
