@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -64,6 +65,8 @@ class Guard:
     registration: Registration | None = None
     door: Door | None = None
     grpc: GrpcDoor | None = None
+    renewal: Renewal | None = None
+    terminal: bool = field(default_factory=lambda: sys.stdin is not None and sys.stdin.isatty())
 
     async def serve(self) -> int:
         """Launch, wait until ready, open the door, and wait for the end of it."""
@@ -71,11 +74,21 @@ class Guard:
         self.hurry = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.ask_to_stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask_to_renew)
         with _run_directory(self.settings) as root:
             control = self._control_path(root)
             async with ControlSocket(control, self.status, self.ask_to_stop):
                 publish(self.record, Instance(os.getpid(), str(self.settings.config), str(control), str(root)))
                 return await self._guarded(root)
+
+    def ask_to_renew(self) -> None:
+        """Read the certificates again (SIGHUP); where there are none, it is a terminal that hung up, or a mistake."""
+        if self.renewal is not None:
+            self.renewal.ask()
+        elif self.terminal:
+            self.ask_to_stop()
+        else:
+            self.say("SIGHUP: there are no certificates in use to be read again")
 
     def ask_to_stop(self) -> None:
         """Stop gently when asked once, at once when asked again."""
@@ -215,11 +228,12 @@ class Guard:
             yield
             return
         renewal = Renewal(self.settings.tls, self.log, self.say, self._renewed, lambda: datetime.now(UTC))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renewal.ask)
+        self.renewal = renewal
         watching = asyncio.create_task(renewal.watch())
         try:
             yield
         finally:
+            self.renewal = None
             watching.cancel()
 
     def _context(self, tls: Tls) -> TlsContext:

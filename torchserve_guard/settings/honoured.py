@@ -15,6 +15,7 @@ FEW = 5
 def check(reading: Reading, model_store: Path) -> None:
     """Add the findings to the reading; what is refused was complained about before."""
     _urls_from_the_environment(reading)
+    _packages_of_models(reading)
     _log_of_the_jvm(reading)
     _memory_dump(reading)
     _options_of_models(reading, model_store)
@@ -29,6 +30,18 @@ def _urls_from_the_environment(reading: Reading) -> None:
             "one downloads nothing",
             "remove it",
             "use_env_allowed_urls",
+        )
+
+
+def _packages_of_models(reading: Reading) -> None:
+    if reading.value("install_py_dep_per_model", default=False):
+        reading.find(
+            "TSG037",
+            Severity.HIGH,
+            "`install_py_dep_per_model=true` has a stock TorchServe run pip, and whatever it downloads, as the server; "
+            "the guarded one installs nothing",
+            "install what the models need beside TorchServe, and remove it",
+            "install_py_dep_per_model",
         )
 
 

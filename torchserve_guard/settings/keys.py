@@ -259,14 +259,7 @@ ROWS: tuple[Key, ...] = (
         "replaces `load_models` and `--models` in silence; name the models in `load_models`",
         bad=Bad.MUTE,
     ),
-    _refuse(
-        "install_py_dep_per_model",
-        "runs pip, and whatever it downloads, as the server; install what the models need beside TorchServe",
-        "false",
-        default="false",
-        since="0.2.0",
-        bad=Bad.FALSE,
-    ),
+    _pin("install_py_dep_per_model", Kind.BOOL, default="false", since="0.2.0", bad=Bad.FALSE),
     _refuse(
         "default_service_handler", "runs a handler from outside any verified archive; put the handler into the archive"
     ),

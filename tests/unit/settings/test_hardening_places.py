@@ -19,7 +19,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fil
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that others may enter; pytest's own are shut."""
-    folder = Path(tempfile.mkdtemp(prefix="tsg-p-"))
+    folder = Path(tempfile.mkdtemp(prefix="tsg-pl-"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)

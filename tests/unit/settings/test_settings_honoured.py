@@ -122,7 +122,6 @@ def test_the_finding_names_the_variables_and_the_line_that_lets_them_in(told):
         ("TS_LOAD_MODELS", "http://host/a.mar"),
         ("TS_MODEL_STORE", "/not/there"),
         ("TS_DEFAULT_SERVICE_HANDLER", "/tmp/h.py:handle"),
-        ("TS_INSTALL_PY_DEP_PER_MODEL", "true"),
         ("TS_DEBUG", "true"),
         ("TS_CPU_LAUNCHER_ARGS", "-m pdb"),
         ("TS_TOKEN_EXPIRATION_TIME_MIN", "0"),
@@ -258,3 +257,11 @@ def test_what_this_user_may_not_read_is_a_complaint(key):
                 load(config, Flags(), Surroundings({}, folder, folder))
         finally:
             os.seteuid(0)
+
+
+def test_packages_of_models_are_not_installed_and_that_is_told(told):
+    settings = told("install_py_dep_per_model=true")
+    (finding,) = of(settings, "TSG037")
+    assert (finding.severity, finding.key, finding.location.line) == (Severity.HIGH, "install_py_dep_per_model", 1)
+    assert "install_py_dep_per_model" not in settings.passthrough
+    assert not of(told("install_py_dep_per_model=false"), "TSG037")

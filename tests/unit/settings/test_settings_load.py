@@ -80,7 +80,6 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "inference_address=http://0.0.0.0:8081",
         "metrics_address=http://localhost:8080",
         "management_address=unix:/" + "x" * 120,
-        "install_py_dep_per_model=true",
         "plugins_path=/plugins",
         "system_metrics_cmd=-c print(1)",
         "cpu_launcher_args=--x",
