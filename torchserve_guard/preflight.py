@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from torchserve_guard import archives, authorization, needs, scan, unlisted, wire
+from torchserve_guard import archives, authorization, looks, needs, scan, unlisted, wire
 from torchserve_guard.authorization import Authorization
 from torchserve_guard.errors import BadRequest, ConfigError, VerificationError
 from torchserve_guard.findings import Finding, Report, Severity, Subject
@@ -103,7 +103,7 @@ def named(settings: Settings) -> tuple[LoadItem, ...]:
 def _all_names(model_store: Path) -> Iterable[str]:
     for path in model_store.iterdir():
         archive = path.name.endswith((".mar", ".model", ".tar.gz"))
-        if not path.name.startswith(".") and (archive or path.is_dir()):
+        if not path.name.startswith(".") and (archive or looks.is_folder(path)):
             yield path.name
 
 

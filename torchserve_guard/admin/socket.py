@@ -13,6 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
+from torchserve_guard import looks
 from torchserve_guard.admin.status import Status
 from torchserve_guard.errors import ConfigError
 
@@ -31,7 +32,7 @@ class ControlSocket:
 
     async def __aenter__(self) -> Self:
         """Start to listen. Raises `ConfigError` when something else than an old socket is in the place."""
-        if self.path.exists() and not self.path.is_socket():
+        if looks.is_there(self.path) and not self.path.is_socket():
             raise ConfigError(f"guard.admin_address `unix:{self.path}`: something else is there; name another path")
         try:
             self.path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from torchserve_guard import __version__
+from torchserve_guard import __version__, looks
 from torchserve_guard.cli import lines, options, targets
 from torchserve_guard.cli.delivery import deliver
 from torchserve_guard.cli.progress import Progress
@@ -81,7 +81,7 @@ def check(
 
     with Progress(sys.stderr) as progress:
         outcomes = tuple(_outcomes(asked, _severity(fail_on), progress))
-    several = len(asked.configs) > 1 or any(path.is_dir() for path in asked.configs)
+    several = len(asked.configs) > 1 or any(looks.is_folder(path) for path in asked.configs)
     account = reporting.Account(outcomes, __version__, _root(), several, docs_url, _rules(form))
     text = _coloured(account) if form is Format.TEXT and output is None else reporting.FORMATS[form.value](account)
     alone = form is Format.TEXT and not several and outcomes[0].error is not None
@@ -108,7 +108,7 @@ def _outcomes(asked: options.Asked, threshold: Severity | None, progress: Progre
         means = Means(asked, threshold, store, Remembered(os.environ), progress.advance)
         try:
             for path in asked.configs or (None,):
-                if path is None or not path.is_dir():
+                if path is None or not looks.is_folder(path):
                     yield _outcome(path, means)
                 else:
                     yield from _folder(path, means)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from torchserve_guard import looks
 from torchserve_guard.cli import files
 from torchserve_guard.cli.lines import PREFIX
 from torchserve_guard.cli.progress import Progress
@@ -160,7 +161,7 @@ def _signed(
     from torchserve_guard.archives import manifest  # noqa: PLC0415 - heavy, and only needed here
     from torchserve_guard.archives.signing import authority, keys, signature, statement  # noqa: PLC0415
 
-    file = path / files.MANIFEST if path.is_dir() else path
+    file = path / files.MANIFEST if looks.is_folder(path) else path
     data = manifest.read(file)
     listed = manifest.parse(data, str(file))
     manifest.verify_current(listed, str(file), datetime.now(UTC))
@@ -178,7 +179,7 @@ def _signed_store(
     """Return where the signature of a whole store goes, the signature, and what it says."""
     from torchserve_guard.archives.signing import authority, keys, signature  # noqa: PLC0415 - heavy, only needed here
 
-    if not store.is_dir():
+    if not looks.is_folder(store):
         raise ConfigError(f"{store}: is not a folder, and --whole-store signs the files of one")
     short = keys.fingerprint(key.public_key())[:SHORT]
     target = output or store / f"tsguard-store.{short}{authority.ENDING}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import cast
 
+from torchserve_guard import looks
 from torchserve_guard.access import Mode
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.findings import Severity
@@ -156,17 +157,9 @@ def _refuse_no_text(reading: Reading) -> None:
             reading.complain(name, "holds a NUL or half of a surrogate pair, which is no text; remove it")
 
 
-def _is_there(look: Callable[[], bool]) -> bool:
-    """Whether a look at a path finds what it looks for; a path that cannot be looked at, too long say, is not there."""
-    try:
-        return look()
-    except OSError:
-        return False
-
-
 def _readable(path: Path) -> bool:
     """Whether this user may read a file, or list and enter a folder."""
-    return os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0), effective_ids=True)
+    return os.access(path, os.R_OK | (os.X_OK if looks.is_folder(path) else 0), effective_ids=True)
 
 
 def _passthrough(reading: Reading) -> dict[str, str]:
@@ -174,7 +167,7 @@ def _passthrough(reading: Reading) -> dict[str, str]:
     for name in reading.given:
         reading.value(name, None)
     metrics = reading.given.get("metrics_config")
-    if metrics is not None and not _is_there((reading.around.cwd / metrics.text).is_file):
+    if metrics is not None and not looks.is_file(reading.around.cwd / metrics.text):
         reading.complain("metrics_config", "is not a file; TorchServe would start, and no worker would")
     elif metrics is not None and not _readable(reading.around.cwd / metrics.text):
         reading.complain("metrics_config", "may not be read by this user; TorchServe would start, and no worker would")
@@ -244,7 +237,7 @@ def _store(reading: Reading) -> Path:
     store = reading.around.cwd / (given.text if given is not None else "")
     if given is None:
         reading.complain("model_store", "is missing; name the folder of the archives there, or with --model-store")
-    elif not _is_there(store.is_dir):
+    elif not looks.is_folder(store):
         reading.complain("model_store", "is not a folder; name the folder of the archives")
     elif not _readable(store):
         reading.complain("model_store", "may not be read by this user; give it the rights to list and enter the folder")
@@ -262,7 +255,7 @@ def _runtime_dir(reading: Reading) -> Path | None:
     given = reading.around.environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given or "guard.runtime_dir" in reading.given:
         folder = reading.path("guard.runtime_dir", Path(given))
-        if _is_there(folder.exists) and not _is_there(folder.is_dir):
+        if looks.is_there(folder) and not looks.is_folder(folder):
             reading.complain("guard.runtime_dir", "is not a folder; name one of this user, or a new one")
         return folder
     return None
@@ -295,7 +288,7 @@ def _log(reading: Reading, text: str) -> str:
     path = reading.around.cwd / text
     if text in {"lean", "stock"}:
         return text
-    if not _is_there(path.is_file):
+    if not looks.is_file(path):
         raise ValueError("is neither `lean` nor `stock`, and names no log4j2 file that is there")
     if not _readable(path):
         raise ValueError("names a file that this user may not read")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchserve_guard import looks
 from torchserve_guard.settings import Flags, properties
 from torchserve_guard.settings.keys import KEYS
 from torchserve_guard.shim.commandline import CommandLine
@@ -45,7 +46,7 @@ def resolve(line: CommandLine, options: Options, environment: Mapping[str, str],
     """Return what a start is made from. Raises `Refused`, or `ConfigError` for a file that cannot be read."""
     _verify_files(line, environment, cwd)
     named = environment.get("TS_CONFIG_FILE", line.ts_config)
-    if named and not (cwd / named).is_file():
+    if named and not looks.is_file(cwd / named):
         raise Refused(f"--ts-config file not found: {named}")
     config = Path(named) if named else _current(named, cwd)
     given = {one.key: one.value for one in properties.read(cwd / config)} if config is not None else {}
@@ -74,14 +75,14 @@ class _Asked:
 
 def _current(named: str | None, cwd: Path) -> Path | None:
     """Return ./config.properties if it is there, unless a configuration was named, be it by an empty name."""
-    return Path(CURRENT) if named is None and (cwd / CURRENT).is_file() else None
+    return Path(CURRENT) if named is None and looks.is_file(cwd / CURRENT) else None
 
 
 def _verify_files(line: CommandLine, environment: Mapping[str, str], cwd: Path) -> None:
-    if line.log_config and not (cwd / line.log_config).is_file():
+    if line.log_config and not looks.is_file(cwd / line.log_config):
         raise Refused(f"--log-config file not found: {(cwd / line.log_config).resolve()}")
     temporary = environment.get("TEMP")
-    if temporary and not (cwd / temporary).is_dir():
+    if temporary and not looks.is_folder(cwd / temporary):
         raise Refused(f"Invalid temp directory: {temporary}, please check TEMP environment variable.")
 
 
@@ -91,11 +92,11 @@ def _verify_stores(line: CommandLine, given: Mapping[str, str], cwd: Path) -> No
     if not store:
         raise Refused("Missing mandatory parameter --model-store")
     # `$$NAME$$` is expanded by the settings, and checked there.
-    if "$$" not in store and not (cwd / store).is_dir():
+    if "$$" not in store and not looks.is_folder(cwd / store):
         raise Refused(f"--model-store directory not found: {store}")
-    if line.workflow_store and not (cwd / line.workflow_store).is_dir():
+    if line.workflow_store and not looks.is_folder(cwd / line.workflow_store):
         raise Refused(f"--workflow-store directory not found: {line.workflow_store}")
-    if line.cpp_log_config and not (cwd / line.cpp_log_config).is_file():
+    if line.cpp_log_config and not looks.is_file(cwd / line.cpp_log_config):
         raise Refused(f"--cpp-log-config file not found: {(cwd / line.cpp_log_config).resolve()}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from torchserve_guard import looks
 from torchserve_guard.findings import Severity
 from torchserve_guard.settings.hardening.rule import Hit, Rule, Told
 
@@ -48,7 +49,7 @@ def _holds_classes(folder: Path) -> bool:
 
 def _configurations(cwd: Path, used: Path) -> Iterator[tuple[Path, str]]:
     other = cwd / "config.properties"
-    if other.is_file() and not (used.exists() and other.samefile(used)):
+    if looks.is_file(other) and not (looks.is_there(used) and other.samefile(used)):
         yield other, "reads it when it is started without --ts-config; the guard reads another"
 
 
@@ -61,7 +62,7 @@ def _names(folder: Path) -> list[str]:
 
 def _snapshots(told: Told) -> Iterator[Hit]:
     folder = told.settings.log_location / "config"
-    names = [name for name in _names(folder) if (folder / name).is_file()]
+    names = [name for name in _names(folder) if looks.is_file(folder / name)]
     if names:
         brings = sorted({key for name in names[-MOST_READ:] for key in _security_keys(folder / name)})
         also = f"; they bring {' and '.join(f'`{key}=true`' for key in brings)} back" if brings else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from torchserve_guard import looks
 from torchserve_guard.findings import Severity
 from torchserve_guard.settings.hardening import places
 from torchserve_guard.settings.hardening.rule import Hit, Rule, Told
@@ -22,7 +23,7 @@ def _sockets(told: Told) -> Iterator[tuple[str, Path]]:
 
 def _socket_path_taken(told: Told) -> Iterator[Hit]:
     for key, path in _sockets(told):
-        if path.exists() and not path.is_socket():
+        if looks.is_there(path) and not path.is_socket():
             yield Hit(
                 f"{path} is there and is no socket: stock TorchServe would delete it, a whole folder too",
                 key,
@@ -33,7 +34,7 @@ def _socket_path_taken(told: Told) -> Iterator[Hit]:
 def _socket_replaceable(told: Told) -> Iterator[Hit]:
     for key, path in _sockets(told):
         # A folder that is not there yet belongs to whoever makes it first.
-        look = places.writer if path.parent.is_dir() else places.chooser
+        look = places.writer if looks.is_folder(path.parent) else places.chooser
         through = look(path.parent)
         if through is not None:
             place, who = through
