@@ -62,7 +62,8 @@ def preflight(
     # The interpreter starts up while archives are hashed.
     with interpreter or Interpreter(os.environ) as asked:
         entries = entries_of(settings, items, authorized.manifest if authorized is not None else None)
-        staged = [store.stage(unlisted.source(settings, entry.name), entry, progress=progress) for entry in entries]
+        sources = [(unlisted.source(settings, entry.name), entry) for entry in entries]
+        staged = store.stage_all(sources, progress=progress)
         lacking = needs.check(asked, settings.model_store, staged)
     models = tuple(loaded(one, item) for one, item in zip(staged, items, strict=True))
     verify_distinct(models)
@@ -80,9 +81,9 @@ def _told(settings: Settings, now: datetime) -> tuple[Finding, ...]:
 
 
 def scanned(settings: Settings, staged: archives.Staged, scanners: Iterable[scan.Scanner]) -> list[Finding]:
-    """Return what the scanners find in a staged archive, told by where it lies in the store."""
+    """Return what the scanners find in a staged archive, and what its configuration asks for, told by where it lies."""
     found = (finding for scanner in scanners for finding in scanner.scan(staged.name, staged))
-    return [_in_store(settings, finding) for finding in found]
+    return [_in_store(settings, finding) for finding in (*archives.check_model_config(staged), *found)]
 
 
 def _in_store(settings: Settings, finding: Finding) -> Finding:

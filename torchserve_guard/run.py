@@ -86,6 +86,7 @@ def _started(
     if not _accepted(settings, checked, log, say):
         return FINDINGS
     _record_authorization(checked, log)
+    _tidy(store, checked, log)
     take_turns(len(os.sched_getaffinity(0)))
     return uvloop.run(Guard(settings, store, checked.models, log, record, say, opened, checked.authorization).serve())
 
@@ -109,6 +110,14 @@ def _accepted(settings: Settings, checked: Preflight, log: AuditLog, say: Say) -
         log.event("start-refused", reason="findings", rules=rules)
         say(f"not started: findings at or above {settings.fail_on}; mend them, or raise `guard.fail_on`")
     return not refused
+
+
+def _tidy(store: archives.Store, checked: Preflight, log: AuditLog) -> None:
+    """Remove staged trees that no start asked for any more, and say so on record."""
+    listed = checked.authorization.manifest.subjects if checked.authorization is not None else ()
+    removed = store.collect(listed)
+    if removed:
+        log.event("store-tidied", removed=removed)
 
 
 def _record_authorization(checked: Preflight, log: AuditLog) -> None:

@@ -202,6 +202,21 @@ def bomb(size: int = 300 << 20) -> bytes:
     return beside(Entry("zeros.bin", packed=packed, local=numbers, central=numbers))
 
 
+def cut_directory() -> bytes:
+    """Return an archive whose last record claims a name that goes on behind the directory."""
+    data = bytearray(good())
+    at = data.rindex(b"PK\1\2") + 28
+    data[at : at + 2] = b"\xff\xff"
+    return bytes(data)
+
+
+def into_directory() -> bytes:
+    """Return an archive whose last member ends with the first bytes of the directory."""
+    sizes = {"csize": 8, "size": 8}
+    hidden = {"extra": b"\xfe\xca\0\0"}
+    return beside(Entry("x", b"abcdPK\1\2", STORED, packed=b"abcd", local=sizes | hidden, central=sizes))
+
+
 LINK = stat.S_IFLNK | 0o777
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -220,6 +235,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "one entry too few counted": (lambda: good(here=1, count=1), "more than the end record counts"),
     "one entry too many counted": (lambda: good(here=3, count=3), "less than the end record counts"),
     "no entries": (archive, "has no members"),
+    "directory cut short": (cut_directory, "is cut short"),
+    "directory of megabytes": (
+        lambda: beside(*(Entry(f"f{n}", central={"comment": bytes(65_000)}) for n in range(270))),
+        "directory is larger than the limit",
+    ),
+    "many members": (lambda: beside(*(Entry(f"f{n}") for n in range(20_000))), "members, more than the limit"),
     "bytes behind the directory": (lambda: good(hidden=b"hidden"), "does not end where the end record"),
     "zip64 sentinel without record": (lambda: good(here=0xFFFF, count=0xFFFF), "zip64 end record that is not there"),
     "zip64 another directory": (lambda: good(zip64={"offset": 0}), "two different central directories"),
@@ -236,6 +257,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "entry in the local view only": (local_only, "bytes that belong to nothing"),
     "entry in the central view only": (central_only, "overlaps what follows it"),
     "overlapping": (overlapping, "overlaps what follows it"),
+    "reaching into the directory": (into_directory, "reaches into the central directory"),
     "two records of one entry": (shared_bytes, "overlaps what follows it"),
     # local and central
     "another local name": (lambda: handler(local={"name": b"evil_py.py"}), "local header calls it"),
@@ -260,6 +282,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "unfinished deflate": (lambda: handler(packed=deflated(HANDLER)[:-3]), "deflate stream does not end"),
     "entry in the slack": (entry_in_slack, "behind the end of its deflate stream"),
     "one byte of slack": (lambda: handler(packed=deflated(HANDLER) + b"\0"), "behind the end of its deflate stream"),
+    "terabytes declared": (
+        lambda: handler(central={"size": 0xFFFFFFFF, "extra": zip64_extra(1 << 40)}),
+        "unpacks to 1099511",
+    ),
     "bomb": (bomb, "more than the limit of 200 to 1"),
     # flags and descriptors
     "encrypted": (lambda: handler(flags=1), "encrypted"),
@@ -306,6 +332,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "unicode path": (lambda: handler(central={"extra": b"\x75\x70\x01\x00\x01"}), "extra field 0x7075"),
     "aes": (lambda: handler(local={"extra": b"\x01\x99\x00\x00"}), "extra field 0x9901"),
     "extra cut short": (lambda: handler(central={"extra": b"\x55\x54\xff\x00"}), "is cut short"),
+    "extra of another length": (lambda: handler(central={"extra": b"\x55\x54\x02\x00ab"}), "wrong length"),
+    "extra with a byte left": (lambda: handler(central={"extra": b"\x55"}), "do not end where they should"),
     "extra twice": (lambda: handler(central={"extra": 2 * b"\xfe\xca\x00\x00"}), "is there twice"),
     # names
     "duplicate": (lambda: beside(Entry("handler.py", EVIL)), "is there twice"),
@@ -331,7 +359,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "long": (lambda: beside(Entry("a/" * 20 + "b" * 1000)), "is longer than"),
     "deep": (lambda: beside(Entry("a/" * 40 + "b")), "is deeper than"),
     "the guard's marker": (lambda: beside(Entry(".tsguard")), "reserved"),
+    "empty name": (lambda: beside(Entry("", EVIL)), "name is empty"),
     # kinds
+    "socket": (lambda: beside(Entry("s", mode=stat.S_IFSOCK | 0o666)), "it is a socket"),
+    "door": (lambda: beside(Entry("s", mode=0o150666)), "it is a special file"),
     "symbolic link": (lambda: beside(Entry("l", b"/etc/passwd", STORED, mode=LINK)), "symbolic link"),
     "device": (lambda: beside(Entry("d", mode=stat.S_IFBLK | 0o666)), "it is a device"),
     "pipe": (lambda: beside(Entry("p", mode=stat.S_IFIFO | 0o666)), "it is a pipe"),

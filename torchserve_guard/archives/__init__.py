@@ -4,6 +4,7 @@ An archive is read once, strictly, by one descriptor: hashed as a whole and memb
 manifest, and unpacked into a private read-only tree that is all TorchServe ever sees of it.
 """
 
+from torchserve_guard.archives.comparison import changed, compare_subjects, is_text
 from torchserve_guard.archives.comparison import compare as compare_manifests
 from torchserve_guard.archives.exposure import expose
 from torchserve_guard.archives.inventory import create as create_manifest
@@ -16,9 +17,11 @@ from torchserve_guard.archives.manifest import load as load_manifest
 from torchserve_guard.archives.manifest import parse as parse_manifest
 from torchserve_guard.archives.manifest import read as read_manifest
 from torchserve_guard.archives.manifest import render as render_manifest
+from torchserve_guard.archives.model_config import check as check_model_config
 from torchserve_guard.archives.signing.authority import Authorized, authorize
 from torchserve_guard.archives.signing.demand import Demand, Signer
 from torchserve_guard.archives.store import Staged, Store, code_of, model_of
+from torchserve_guard.archives.texts import collect as collect_texts
 
 __all__ = [
     "Authorized",
@@ -31,12 +34,17 @@ __all__ = [
     "Store",
     "SubjectEntry",
     "authorize",
+    "changed",
+    "check_model_config",
     "code_of",
+    "collect_texts",
     "compare_manifests",
+    "compare_subjects",
     "create_manifest",
     "describe",
     "expose",
     "found_subjects",
+    "is_text",
     "load_manifest",
     "model_of",
     "next_version",

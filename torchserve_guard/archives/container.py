@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torchserve_guard.archives import extras, names
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.refusal import refuse
+from torchserve_guard.archives.refusal import Fault, Reason, refuse
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> exactly so many bytes, or an error."""
@@ -92,10 +92,13 @@ def read_table(read: Read, size: int, archive: str, limits: Limits) -> Table:
     """Return the table of an archive of so many bytes; raise VerificationError for the first thing wrong."""
     end = _end(read, size, archive)
     if end.offset + end.size != end.start:
-        refuse(archive, None, "its central directory does not end where the end record begins")
+        refuse(
+            archive, None, "its central directory does not end where the end record begins", Reason.DIRECTORY_ELSEWHERE
+        )
     why = limits.fault(end.entries, 0, size)
     if why is not None or end.size > limits.directory:
-        refuse(archive, None, why or f"its central directory is larger than the limit of {limits.directory} bytes")
+        large = f"its central directory is larger than the limit of {limits.directory} bytes"
+        refuse(archive, None, why or Fault(Reason.DIRECTORY_LARGE, large))
     tail = read(end.offset, size - end.offset)
     members = sorted(_records(tail[: end.size], end.entries, archive), key=lambda member: member.offset)
     _verify_layout(members, end.offset, archive)
@@ -108,35 +111,37 @@ def read_table(read: Read, size: int, archive: str, limits: Limits) -> Table:
 def _end(read: Read, size: int, archive: str) -> _End:
     """Return what the last 22 bytes say, and zip64's record directly before them (4.3.16, 4.3.14)."""
     if size < _END.size:
-        refuse(archive, None, "is too short to be a zip archive")
+        refuse(archive, None, "is too short to be a zip archive", Reason.TOO_SHORT)
     start = size - _END.size
     mark, disk, first_disk, here, entries, length, offset, comment = _END.unpack(read(start, _END.size))
     if mark != _END_MARK:
         refuse(archive, None, _why_no_end(read, size))
     if comment:
-        refuse(archive, None, "declares a comment that is not there")
+        refuse(archive, None, "declares a comment that is not there", Reason.FALSE_COMMENT)
     if disk or first_disk:
-        refuse(archive, None, "is part of a multi-disk archive")
+        refuse(archive, None, "is part of a multi-disk archive", Reason.MULTI_DISK)
     if here != entries:
-        refuse(archive, None, "counts its entries twice, differently")
+        refuse(archive, None, "counts its entries twice, differently", Reason.TWO_COUNTS)
     classic = _End(start, entries, length, offset)
     return _end64(read, classic, archive) or _without_zip64(classic, archive)
 
 
-def _why_no_end(read: Read, size: int) -> str:
+def _why_no_end(read: Read, size: int) -> Fault:
     """Return why the last 22 bytes are no end record: truncated, a comment, or something behind."""
     window = read(max(0, size - _END.size - _LONGEST_COMMENT), min(size, _END.size + _LONGEST_COMMENT))
     at = window.rfind(_END_MARK)
     if at < 0 or len(window) - at < _END.size:
-        return "has no end record: it is truncated, or no zip archive"
+        return Fault(Reason.NO_END, "has no end record: it is truncated, or no zip archive")
     comment = int(_END.unpack_from(window, at)[-1])
     behind = len(window) - at - _END.size
-    return "carries a comment" if comment == behind else f"has {behind} bytes behind its end record"
+    if comment == behind:
+        return Fault(Reason.COMMENT, "carries a comment")
+    return Fault(Reason.BEHIND_END, f"has {behind} bytes behind its end record")
 
 
 def _without_zip64(end: _End, archive: str) -> _End:
     if end.entries == _SENTINEL16 or extras.SENTINEL in (end.size, end.offset):
-        refuse(archive, None, "points to a zip64 end record that is not there")
+        refuse(archive, None, "points to a zip64 end record that is not there", Reason.ZIP64_ABSENT)
     return end
 
 
@@ -147,17 +152,18 @@ def _end64(read: Read, end: _End, archive: str) -> _End | None:
         return None
     _, disk, record_at, disks = _LOCATOR.unpack(read(at, _LOCATOR.size))
     if disk != 0 or disks != 1 or record_at != at - _END64.size or record_at < 0:
-        refuse(archive, None, "has a zip64 locator that does not point directly before itself")
+        refuse(archive, None, "has a zip64 locator that does not point directly before itself", Reason.ZIP64_LOCATOR)
     mark, length, _, needed, disk, first, here, entries, size, offset = _END64.unpack(read(record_at, _END64.size))
     if mark != _END64_MARK or length != _END64.size - 12 or needed > NEWEST or disk or first or here != entries:
-        refuse(archive, None, "has a zip64 end record that is not one")
+        refuse(archive, None, "has a zip64 end record that is not one", Reason.ZIP64_END)
     pairs = (
         (end.entries, entries, _SENTINEL16),
         (end.size, size, extras.SENTINEL),
         (end.offset, offset, extras.SENTINEL),
     )
     if any(classic not in (real, sentinel) for classic, real, sentinel in pairs):
-        refuse(archive, None, "gives two different central directories in its two end records")
+        why = "gives two different central directories in its two end records"
+        refuse(archive, None, why, Reason.ZIP64_TWO_DIRECTORIES)
     return _End(record_at, entries, size, offset)
 
 
@@ -170,20 +176,20 @@ def _records(directory: bytes, entries: int, archive: str) -> list[Member]:
         member, length = _record(directory, position, archive)
         why = names.fault(member.path) or spellings.fault(member.path)
         if why is not None:
-            refuse(archive, member.path, f"its name {why}")
+            refuse(archive, member.path, f"its name {why}", why.reason)
         members.append(member)
         position += length
     if position != len(directory):
-        refuse(archive, None, "its central directory holds more than the end record counts")
+        refuse(archive, None, "its central directory holds more than the end record counts", Reason.UNCOUNTED)
     if not members:
-        refuse(archive, None, "has no members")
+        refuse(archive, None, "has no members", Reason.NO_MEMBERS)
     return members
 
 
 def _record(directory: bytes, at: int, archive: str) -> tuple[Member, int]:
     """Return the member at this place of the directory, and its record's length (4.3.12)."""
     if len(directory) - at < _CENTRAL.size or directory[at : at + 4] != _CENTRAL_MARK:
-        refuse(archive, None, "its central directory holds less than the end record counts")
+        refuse(archive, None, "its central directory holds less than the end record counts", Reason.MISSING_RECORDS)
     fields = _CENTRAL.unpack_from(directory, at)
     (
         _,
@@ -209,7 +215,7 @@ def _record(directory: bytes, at: int, archive: str) -> tuple[Member, int]:
     extra_at = name_at + name_length
     end = extra_at + extra_length
     if end > len(directory):
-        refuse(archive, None, "its central directory is cut short")
+        refuse(archive, None, "its central directory is cut short", Reason.DIRECTORY_CUT)
     raw = directory[name_at:extra_at]
     path = _decoded(raw, flags, archive)
     why = _faults(needed, flags, method, comment, disk)
@@ -218,7 +224,7 @@ def _record(directory: bytes, at: int, archive: str) -> tuple[Member, int]:
     try:
         size, packed, offset = extras.central_values(directory[extra_at:end], size, packed, offset)
     except extras.Unacceptable as error:
-        refuse(archive, path, str(error))
+        refuse(archive, path, error.fault)
     member = Member(path, raw, flags, method, crc, packed, size, offset)
     _verify_kind(member, mode, archive)
     return member, end - at
@@ -229,54 +235,61 @@ def _decoded(raw: bytes, flags: int, archive: str) -> str:
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError:
-        refuse(archive, raw.decode("latin-1"), f"its name is not {encoding.upper()}, as its flags say")
+        reason = Reason.NOT_UTF8 if flags & UTF8 else Reason.NOT_ASCII
+        refuse(archive, raw.decode("latin-1"), f"its name is not {encoding.upper()}, as its flags say", reason)
 
 
-def _faults(needed: int, flags: int, method: int, comment: int, disk: int) -> str | None:
+def _faults(needed: int, flags: int, method: int, comment: int, disk: int) -> Fault | None:
     rows = (
-        (bool(flags & 1), "it is encrypted"),
-        (bool(flags & ~_FLAGS), f"its flags 0x{flags:04x} are not ones that all readers agree about"),
-        (method not in (STORED, DEFLATED), f"its compression method {method} is neither stored nor deflate"),
+        (bool(flags & 1), Reason.ENCRYPTED, "it is encrypted"),
+        (bool(flags & ~_FLAGS), Reason.FLAGS, f"its flags 0x{flags:04x} are not ones that all readers agree about"),
+        (
+            method not in (STORED, DEFLATED),
+            Reason.METHOD,
+            f"its compression method {method} is neither stored nor deflate",
+        ),
         (
             bool(flags & DESCRIPTOR) and method == STORED,
+            Reason.STORED_DESCRIPTOR,
             "it is stored with its size behind it, where data can pose as it",
         ),
-        (needed > NEWEST, f"it needs version {needed / 10} of the format"),
-        (comment != 0, "it carries a comment"),
-        (disk != 0, "it is on another disk"),
+        (needed > NEWEST, Reason.VERSION, f"it needs version {needed / 10} of the format"),
+        (comment != 0, Reason.MEMBER_COMMENT, "it carries a comment"),
+        (disk != 0, Reason.MEMBER_DISK, "it is on another disk"),
     )
-    return next((why for wrong, why in rows if wrong), None)
+    return next((Fault(reason, why) for wrong, reason, why in rows if wrong), None)
 
 
 def _verify_kind(member: Member, attributes: int, archive: str) -> None:
     """Refuse all but regular files and empty directories; the upper half of the attributes is Unix's mode."""
     kind = stat.S_IFMT(attributes >> 16)
     if kind not in (0, stat.S_IFDIR if member.is_directory else stat.S_IFREG):
-        refuse(archive, member.path, f"it is a {_KINDS.get(kind, 'special file')}, not a regular file")
+        reason, what = _KINDS.get(kind, (Reason.SPECIAL, "special file"))
+        refuse(archive, member.path, f"it is a {what}, not a regular file", reason)
     if attributes & 0x10 and not member.is_directory:
-        refuse(archive, member.path, "it is marked as a directory, but its name is a file's")
+        refuse(archive, member.path, "it is marked as a directory, but its name is a file's", Reason.DIRECTORY_BIT)
     if member.is_directory and member.size:
-        refuse(archive, member.path, "it is a directory with content")
+        refuse(archive, member.path, "it is a directory with content", Reason.DIRECTORY_CONTENT)
     if member.method == STORED and member.size != member.compressed_size:
-        refuse(archive, member.path, "it is stored, but its two sizes differ")
+        refuse(archive, member.path, "it is stored, but its two sizes differ", Reason.STORED_SIZES)
 
 
 _KINDS = {
-    stat.S_IFLNK: "symbolic link",
-    stat.S_IFDIR: "directory without the name of one",
-    stat.S_IFREG: "file with the name of a directory",
-    stat.S_IFIFO: "pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
+    stat.S_IFLNK: (Reason.SYMBOLIC_LINK, "symbolic link"),
+    stat.S_IFDIR: (Reason.UNNAMED_DIRECTORY, "directory without the name of one"),
+    stat.S_IFREG: (Reason.NAMED_DIRECTORY, "file with the name of a directory"),
+    stat.S_IFIFO: (Reason.PIPE, "pipe"),
+    stat.S_IFSOCK: (Reason.SOCKET, "socket"),
+    stat.S_IFCHR: (Reason.DEVICE, "device"),
+    stat.S_IFBLK: (Reason.DEVICE, "device"),
 }
 
 
 def _verify_layout(members: list[Member], directory: int, archive: str) -> None:
     """Refuse what cannot be one member after the other; `passage` shows that nothing is between them."""
     if members[0].offset != 0:
-        refuse(archive, None, f"has {members[0].offset} bytes before its first member")
+        refuse(archive, None, f"has {members[0].offset} bytes before its first member", Reason.PREFIX)
     ends = [*(member.offset for member in members[1:]), directory]
     for member, end in zip(members, ends, strict=True):
         if member.offset + LOCAL.size + len(member.raw) + member.compressed_size > end:
-            refuse(archive, member.path, "it overlaps what follows it")
+            refuse(archive, member.path, "it overlaps what follows it", Reason.OVERLAP)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 
+from torchserve_guard.archives.refusal import Fault, Reason
+
 ZIP64 = 0x0001
 SENTINEL = 0xFFFFFFFF
 _HEAD = struct.Struct("<HH")
@@ -24,7 +26,11 @@ _LENGTHS: dict[int, frozenset[int]] = {
 
 
 class Unacceptable(ValueError):
-    """The extra fields of an entry are not acceptable; the text says why."""
+    """The extra fields of an entry are not acceptable; `fault` says why."""
+
+    def __init__(self, reason: Reason, words: str) -> None:
+        super().__init__(words)
+        self.fault = Fault(reason, words)
 
 
 def zip64(extra: bytes) -> bytes | None:
@@ -33,17 +39,18 @@ def zip64(extra: bytes) -> bytes | None:
     position = 0
     while position < len(extra):
         if len(extra) - position < _HEAD.size:
-            raise Unacceptable("its extra fields do not end where they should")
+            raise Unacceptable(Reason.EXTRA_TAIL, "its extra fields do not end where they should")
         kind, length = _HEAD.unpack_from(extra, position)
         content = extra[position + _HEAD.size :][:length]
         if len(content) < length:
-            raise Unacceptable(f"its extra field 0x{kind:04x} is cut short")
+            raise Unacceptable(Reason.EXTRA_CUT, f"its extra field 0x{kind:04x} is cut short")
         if kind not in _LENGTHS:
-            raise Unacceptable(f"its extra field 0x{kind:04x} is not one that all readers agree about")
+            words = f"its extra field 0x{kind:04x} is not one that all readers agree about"
+            raise Unacceptable(Reason.EXTRA_UNKNOWN, words)
         if length not in _LENGTHS[kind]:
-            raise Unacceptable(f"its extra field 0x{kind:04x} has the wrong length")
+            raise Unacceptable(Reason.EXTRA_LENGTH, f"its extra field 0x{kind:04x} has the wrong length")
         if kind in fields:
-            raise Unacceptable(f"its extra field 0x{kind:04x} is there twice")
+            raise Unacceptable(Reason.EXTRA_TWICE, f"its extra field 0x{kind:04x} is there twice")
         fields[kind] = content
         position += _HEAD.size + length
     return fields.get(ZIP64)
@@ -55,10 +62,11 @@ def central_values(extra: bytes, size: int, packed: int, offset: int) -> tuple[i
     wanted = [value == SENTINEL for value in (size, packed, offset)]
     if content is None:
         if any(wanted):
-            raise Unacceptable("it points to a zip64 field that is not there")
+            raise Unacceptable(Reason.ZIP64_FIELD_ABSENT, "it points to a zip64 field that is not there")
         return size, packed, offset
     if len(content) != 8 * sum(wanted):
-        raise Unacceptable("its zip64 field does not hold exactly what the record leaves to it")
+        words = "its zip64 field does not hold exactly what the record leaves to it"
+        raise Unacceptable(Reason.ZIP64_FIELD_CENTRAL, words)
     moved = iter(struct.unpack(f"<{sum(wanted)}Q", content))
     values = (next(moved) if want else value for want, value in zip(wanted, (size, packed, offset), strict=True))
     return next(values), next(values), next(values)
@@ -69,11 +77,12 @@ def local_sizes(extra: bytes, size: int, packed: int) -> tuple[int, int, bool]:
     content = zip64(extra)
     if content is None:
         if SENTINEL in (size, packed):
-            raise Unacceptable("its local header points to a zip64 field that is not there")
+            words = "its local header points to a zip64 field that is not there"
+            raise Unacceptable(Reason.ZIP64_FIELD_ABSENT, words)
         return size, packed, False
     if len(content) != _SIZES.size:
-        raise Unacceptable("its local zip64 field does not hold exactly both sizes")
+        raise Unacceptable(Reason.ZIP64_FIELD_LOCAL, "its local zip64 field does not hold exactly both sizes")
     real_size, real_packed = _SIZES.unpack(content)
     if size not in (SENTINEL, real_size) or packed not in (SENTINEL, real_packed):
-        raise Unacceptable("its local header and its zip64 field give different sizes")
+        raise Unacceptable(Reason.ZIP64_FIELD_SIZES, "its local header and its zip64 field give different sizes")
     return real_size, real_packed, True

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
-from torchserve_guard.archives import mar, names
+from torchserve_guard.archives import mar, names, promise
+from torchserve_guard.archives.digests import READERS, Crew, cores
 from torchserve_guard.archives.ledger import differences
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry
-from torchserve_guard.archives.reading import digest_of, read_subject, verify_promise
+from torchserve_guard.archives.reading import read_subject
 from torchserve_guard.archives.sources import Progress, open_file
 from torchserve_guard.errors import ConfigError, VerificationError
 
 MOST_ROWS = 20
+_ARCHIVES = (".mar", ".tar.gz")
 _LOADABLE = (".mar", ".model", ".tar.gz", ".war")
 """What TorchServe takes for a model by its name (ModelManager, WorkflowManager)."""
 
@@ -44,12 +44,14 @@ def create(
         _verify_name(name, store / name)
     if not listed:
         raise ConfigError(f"{store}: holds no archives, and an empty manifest permits nothing")
+    with Crew(progress) as crew:
+        subjects = crew.each(lambda name: describe(store / name, limits=limits, progress=crew.tell), listed, READERS)
     return Manifest(
         schema=JSON,
         version=version,
         created=created.replace(microsecond=0),
         expires=expires.replace(microsecond=0) if expires is not None else None,
-        subjects=tuple(describe(store / name, limits=limits, progress=progress) for name in listed),
+        subjects=tuple(subjects),
     )
 
 
@@ -58,15 +60,18 @@ def found(store: Path) -> list[str]:
     return sorted((entry.name for entry in _entries(store) if _is_subject(entry)), key=str.encode)
 
 
-def verify(manifest: Manifest, store: Path, *, progress: Progress | None = None) -> None:
+def verify(manifest: Manifest, store: Path, *, whole: bool = False, progress: Progress | None = None) -> None:
     """Return if the model store holds exactly what the manifest lists; raise one error that names all else.
 
-    Archives are hashed on all cores; `progress` is called by one thread at a time.
+    Archives are hashed on all cores, one that is listed with its chunks by all of them at once; `promise` says what
+    that proves. `whole` is for who does not trust the manifest to be of one piece: then one reading of each archive
+    computes both its digests. `progress` is called by one thread at a time.
     """
-    progress = _one_at_a_time(progress)
-    with ThreadPoolExecutor(os.cpu_count(), "tsguard-verify") as pool:
-        found_out = pool.map(lambda subject: _complaint(store, subject, progress), manifest.subjects)
-        complaints = [why for why in found_out if why is not None]
+    with Crew(progress) as crew:
+        found_out = crew.each(
+            lambda subject: _complaint(store, subject, crew, whole=whole), manifest.subjects, cores() + 1
+        )
+    complaints = [why for why in found_out if why is not None]
     extra = [entry.name for entry in _entries(store) if _is_loadable(entry) and manifest.subject(entry.name) is None]
     complaints += [f"{store / name}: is not listed in the manifest" for name in sorted(extra)]
     if complaints:
@@ -76,25 +81,38 @@ def verify(manifest: Manifest, store: Path, *, progress: Progress | None = None)
 def _verify_name(name: str, path: Path) -> None:
     """Return if what is at the path can be a subject of this name; raise ConfigError."""
     why = names.subject_fault(name)
-    if why is None and not path.is_dir() and path.suffix != ".mar":
-        why = "is neither a `.mar` archive nor a directory made by torch-model-archiver --archive-format no-archive"
+    if why is None and not path.is_dir() and not name.endswith(_ARCHIVES):
+        why = (
+            "is neither a `.mar` nor a `.tar.gz` archive, nor a directory made by torch-model-archiver "
+            "--archive-format no-archive"
+        )
     if why is not None:
         raise ConfigError(f"{path}: `{name}` {why}")
 
 
-def _complaint(store: Path, subject: SubjectEntry, progress: Progress | None) -> str | None:
+def _complaint(store: Path, subject: SubjectEntry, crew: Crew, *, whole: bool) -> str | None:
     path = store / subject.name
     if not os.path.lexists(path):
         return f"{path}: is missing, and the manifest lists it with sha256 {subject.sha256}"
     try:
-        if subject.kind == "directory":
-            read_subject(path, subject, progress=progress)
-        else:
-            with open_file(path, str(path)) as file:
-                verify_promise(str(path), subject, digest_of(file, progress), file.size)
+        _verify_one(path, subject, crew, whole=whole)
     except VerificationError as error:
-        return "; ".join([str(error), *_inside(path, subject)])
+        with crew.reading:
+            return "; ".join([str(error), *_inside(path, subject)])
     return None
+
+
+def _verify_one(path: Path, subject: SubjectEntry, crew: Crew, *, whole: bool) -> None:
+    if subject.kind == "directory":
+        with crew.reading:
+            read_subject(path, subject, progress=crew.tell)
+        return
+    with open_file(path, str(path)) as file:
+        if whole and subject.chunks is not None:
+            with crew.reading:
+                promise.verify_both(file, subject, crew)
+        else:
+            promise.verify_archive(file, subject, crew)
 
 
 def _inside(path: Path, subject: SubjectEntry) -> list[str]:
@@ -108,18 +126,6 @@ def _inside(path: Path, subject: SubjectEntry) -> list[str]:
     return ["in it " + "; ".join([*rows[:MOST_ROWS], *more])] if rows else []
 
 
-def _one_at_a_time(progress: Progress | None) -> Progress | None:
-    if progress is None:
-        return None
-    lock = threading.Lock()
-
-    def locked(count: int) -> None:
-        with lock:
-            progress(count)
-
-    return locked
-
-
 def _entries(store: Path) -> list[Path]:
     try:
         return list(store.iterdir())
@@ -128,7 +134,7 @@ def _entries(store: Path) -> list[Path]:
 
 
 def _is_subject(path: Path) -> bool:
-    return path.suffix == ".mar" or (path / mar.MANIFEST).exists()
+    return path.name.endswith(_ARCHIVES) or (path / mar.MANIFEST).exists()
 
 
 def _is_loadable(path: Path) -> bool:

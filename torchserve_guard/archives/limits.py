@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torchserve_guard.archives.refusal import Fault, Reason
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -23,12 +25,14 @@ class Limits:
     directory: int = 16 * MIB
     mar_manifest: int = MIB
 
-    def fault(self, members: int, unpacked: int, packed: int) -> str | None:
+    def fault(self, members: int, unpacked: int, packed: int) -> Fault | None:
         """Return which limit these numbers are over, or None."""
         if members > self.members:
-            return f"has {members} members, more than the limit of {self.members}"
+            return Fault(Reason.MANY, f"has {members} members, more than the limit of {self.members}")
         if unpacked > self.unpacked:
-            return f"unpacks to {unpacked} bytes, more than the limit of {self.unpacked}"
+            return Fault(Reason.LARGE, f"unpacks to {unpacked} bytes, more than the limit of {self.unpacked}")
         if unpacked > self.ratio_floor and unpacked > self.ratio * packed:
-            return f"unpacks to {unpacked} bytes from {packed}, more than the limit of {self.ratio} to 1"
+            return Fault(
+                Reason.BOMB, f"unpacks to {unpacked} bytes from {packed}, more than the limit of {self.ratio} to 1"
+            )
         return None

@@ -22,9 +22,11 @@ from pydantic import (
     FailFast,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     StrictInt,
     StrictStr,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -37,6 +39,8 @@ SHA256SUMS: Final = "sha256sums"
 MODEL_SIGNING: Final = "model-signing/1.0"
 LARGEST = 32 << 20
 """Bytes of the largest manifest that is read."""
+CHUNK = 64 << 20
+"""Bytes of a chunk in the manifests that we write; only archives that are larger have any."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -91,22 +95,42 @@ class MemberEntry(_Value):
     sha256: Digest
 
 
-class SubjectEntry(_Value):
-    """One subject: its name in the store, kind, size and SHA-256, and its members.
+class Chunks(_Value):
+    """The SHA-256 of each chunk of an archive, all of `size` bytes but the last: so all cores can hash one archive."""
 
+    size: Annotated[StrictInt, Field(ge=1 << 20, le=1 << 30, multiple_of=1 << 20)]
+    sha256: Annotated[tuple[Digest, ...], FailFast(), Field(min_length=1)]
+
+
+class SubjectEntry(_Value):
+    """One subject: its name in the store, kind, size and SHA-256, its members, and for a large archive its chunks.
+
+    What chunks prove, and what only the digest of the whole does, is said in `promise`.
     Without members (and size) it comes from a `SHA256SUMS` or a bundle: then the digest of the whole is all there is.
     """
 
     name: Annotated[StrictStr, AfterValidator(_subject_name)]
-    kind: Literal["mar", "directory"]
+    kind: Literal["mar", "directory", "tar.gz"]
     size: Size | None
     sha256: Digest
     members: Annotated[tuple[MemberEntry, ...], FailFast()]
+    chunks: Chunks | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, render: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `chunks` where there are none, as manifests did before there were any."""
+        spelt: dict[str, Any] = render(self)
+        if self.chunks is None:
+            spelt.pop("chunks", None)
+        return spelt
 
     @model_validator(mode="after")
     def _consistent(self) -> SubjectEntry:
+        _as_many_as_fit(self)
         if self.kind == "mar" and not self.name.endswith(".mar"):
             raise ValueError(f"`{self.name}` is of kind `mar` but not called `.mar`, so TorchServe would not unzip it")
+        if self.kind == "tar.gz" and not self.name.endswith(".tar.gz"):
+            raise ValueError(f"`{self.name}` is of kind `tar.gz` but not called `.tar.gz`, as stock TorchServe asks")
         _sorted_and_unique([member.path for member in self.members])
         return self
 
@@ -211,10 +235,10 @@ def _validate(value: Any, where: str) -> Manifest:
 
 
 def _of_checksums(data: bytes, where: str) -> Manifest:
-    """Return the archives of a `SHA256SUMS`; what is not called `.mar` could not be loaded anyway."""
-    rows = [row for row in checksums.parse(data, where) if row[1].endswith(".mar")]
+    """Return the archives of a `SHA256SUMS`; what is not called like one could not be loaded anyway."""
+    rows = [row for row in checksums.parse(data, where) if _archive_kind(row[1]) is not None]
     subjects = [
-        {"name": name, "kind": "mar", "size": None, "sha256": digest, "members": ()}
+        {"name": name, "kind": _archive_kind(name), "size": None, "sha256": digest, "members": ()}
         for digest, name in sorted(rows, key=lambda row: row[1])
     ]
     return _validate({"schema": SHA256SUMS, "version": 0, "created": None, "subjects": subjects}, where)
@@ -228,12 +252,32 @@ def _of_bundle(data: bytes, where: str) -> Manifest:
         raise ConfigError(f"{where}: the bundle {error}") from error
     # What lies in folders of the store is none of TorchServe's archives; nor is what is not called so.
     rows = sorted(
-        (row for row in stated.files if "/" not in row[0] and row[0].endswith(".mar")), key=lambda row: row[0]
+        (row for row in stated.files if "/" not in row[0] and _archive_kind(row[0]) is not None), key=lambda row: row[0]
     )
     if not rows:
-        raise ConfigError(f"{where}: the bundle lists no `.mar` archive, and an empty manifest permits nothing")
-    subjects = [{"name": name, "kind": "mar", "size": None, "sha256": sha256, "members": ()} for name, sha256 in rows]
+        raise ConfigError(
+            f"{where}: the bundle lists no `.mar` archive and no `.tar.gz`, and an empty manifest permits nothing"
+        )
+    subjects = [
+        {"name": name, "kind": _archive_kind(name), "size": None, "sha256": sha256, "members": ()}
+        for name, sha256 in rows
+    ]
     return _validate({"schema": MODEL_SIGNING, "version": 0, "created": None, "subjects": subjects}, where)
+
+
+def _archive_kind(name: str) -> str | None:
+    """Return the kind of archive that TorchServe would take this name for."""
+    return next((kind for kind in ("mar", "tar.gz") if name.endswith(f".{kind}")), None)
+
+
+def _as_many_as_fit(subject: SubjectEntry) -> None:
+    chunks, size = subject.chunks, subject.size
+    if chunks is None:
+        return
+    if subject.kind == "directory" or size is None:
+        raise ValueError("only an archive whose size is listed has chunks")
+    if len(chunks.sha256) != -(-size // chunks.size):
+        raise ValueError(f"{len(chunks.sha256)} chunks of {chunks.size} bytes do not make {size} bytes")
 
 
 def _sorted_and_unique(keys: list[str]) -> None:

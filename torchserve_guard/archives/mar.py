@@ -6,7 +6,9 @@ importable module): what counts here is what is a member, or one of TorchServe's
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
@@ -33,6 +35,7 @@ HANDLERS = frozenset(
 ENVELOPES = frozenset({"body", "json", "kserve", "kservev2"})
 """The modules of ts/torch_handler/request_envelope."""
 
+_ELSEWHERE = sys.stdlib_module_names | {"torch", "ts", "yaml", "numpy"}
 _FILES = ("serializedFile", "modelFile", "requirementsFile", "configFile")
 
 
@@ -58,16 +61,48 @@ class _Manifest(BaseModel):
     model: _Model
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What an archive says of its model; the files are members, each by its path."""
+
+    name: str
+    version: str | None
+    runtime: str
+    handler: str | None
+    envelope: str | None
+    model_file: str | None
+    serialized_file: str | None
+    requirements_file: str | None
+    config_file: str | None
+
+
+def about(data: bytes, archive: str) -> About:
+    """Return what the archive says of its model; raise VerificationError."""
+    parsed = _parse(data, archive)
+    model = parsed.model
+    return About(
+        name=model.modelName,
+        version=model.modelVersion,
+        runtime=parsed.runtime,
+        handler=model.handler,
+        envelope=model.envelope,
+        model_file=model.modelFile,
+        serialized_file=model.serializedFile,
+        requirements_file=model.requirementsFile,
+        config_file=model.configFile,
+    )
+
+
 def verify(data: bytes, paths: AbstractSet[str], archive: str) -> None:
     """Return if everything the manifest names is one of the paths; raise VerificationError otherwise."""
     model = _parse(data, archive).model
     for field in _FILES:
         value = getattr(model, field)
-        if value is not None and value not in paths:
+        if value is not None and (value not in paths or value.endswith("/")):
             refuse(archive, MANIFEST, f"`{field}` is `{value}`, which is not a member of the archive")
     if model.envelope is not None and model.envelope not in ENVELOPES:
         refuse(archive, MANIFEST, f"`envelope` is `{model.envelope}`, which is none of TorchServe's")
-    if model.handler is not None and not _resolves(model.handler, paths):
+    if model.handler is not None and not (resolved(model.handler, paths) or model.handler in HANDLERS):
         refuse(
             archive,
             MANIFEST,
@@ -90,17 +125,25 @@ def code(data: bytes, archive: str) -> tuple[str | None, str | None]:
     return tuple(_module(name) for name in (model.handler, model.modelFile))  # type: ignore[return-value]
 
 
-def _module(name: str | None) -> str | None:
-    return name and name.partition(":")[0].removesuffix(".py").replace("/", ".")
+def resolved(handler: str, paths: AbstractSet[str]) -> str | None:
+    """Return the member that the worker would import as the handler (ts/model_loader.py, _load_handler_file).
 
-
-def _resolves(handler: str, paths: AbstractSet[str]) -> bool:
-    """Whether the worker would import the handler from the archive (ts/model_loader.py, _load_handler_file)."""
+    None is for a handler that is no member: then only TorchServe's own, by name, may be meant.
+    """
     module, _, function = handler.partition(":")
     if "/" in module or (function and not function.isidentifier()):
-        return False
+        return None
     path = module.removesuffix(".py").replace(".", "/")
-    return not {f"{path}.py", f"{path}/__init__.py"}.isdisjoint(paths) or handler in HANDLERS
+    top, _, rest = path.partition("/")
+    # A folder without `__init__.py` loses to every module elsewhere: `os/path.py` would be the real `os.path`.
+    if rest and top in _ELSEWHERE and f"{top}/__init__.py" not in paths:
+        return None
+    # A package is found before a module of its name (importlib, FileFinder.find_spec).
+    return next((one for one in (f"{path}/__init__.py", f"{path}.py") if one in paths), None)
+
+
+def _module(name: str | None) -> str | None:
+    return name and name.partition(":")[0].removesuffix(".py").replace("/", ".")
 
 
 def _parse(data: bytes, archive: str) -> _Manifest:

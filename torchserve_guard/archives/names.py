@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from torchserve_guard.archives.refusal import Fault, Reason
+
 MARKER = ".tsguard"
 """The empty file beside a lone top-level directory of a staged tree; no member may be called so."""
 
@@ -29,24 +31,28 @@ def subject_fault(name: str) -> str | None:
     return "contains `..`, which TorchServe refuses" if ".." in name else None
 
 
-def fault(path: str) -> str | None:
+def fault(path: str) -> Fault | None:
     """Return what is wrong with a member's path (a directory's ends in `/`), or None."""
     parts = path.removesuffix("/").split("/")
     encoded = path.encode("utf-8", "surrogatepass")
     faults = (
-        (path in {"", "/"}, "is empty"),
-        (not path.isprintable(), "contains a control or invisible character"),
-        ("\\" in path, "contains a backslash"),
-        (":" in path, "contains a colon"),
-        (path.startswith("/"), "is absolute"),
-        (".." in parts, "contains a `..` component"),
-        ("" in parts or "." in parts, "contains an empty or `.` component"),
-        (len(encoded) > LONGEST, f"is longer than {LONGEST} bytes"),
-        (len(parts) > DEEPEST, f"is deeper than {DEEPEST} directories"),
-        (any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_COMPONENT for part in parts), "is too long"),
-        (parts[0].casefold() == MARKER, f"uses `{MARKER}`, which is reserved for the guard"),
+        (path in {"", "/"}, Reason.EMPTY, "is empty"),
+        (not path.isprintable(), Reason.INVISIBLE, "contains a control or invisible character"),
+        ("\\" in path, Reason.BACKSLASH, "contains a backslash"),
+        (":" in path, Reason.COLON, "contains a colon"),
+        (path.startswith("/"), Reason.ABSOLUTE, "is absolute"),
+        (".." in parts, Reason.PARENT, "contains a `..` component"),
+        ("" in parts or "." in parts, Reason.DOT, "contains an empty or `.` component"),
+        (len(encoded) > LONGEST, Reason.LONG, f"is longer than {LONGEST} bytes"),
+        (len(parts) > DEEPEST, Reason.DEEP, f"is deeper than {DEEPEST} directories"),
+        (
+            any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_COMPONENT for part in parts),
+            Reason.LONG_COMPONENT,
+            f"has a component longer than {LONGEST_COMPONENT} bytes",
+        ),
+        (parts[0].casefold() == MARKER, Reason.RESERVED, f"uses `{MARKER}`, which is reserved for the guard"),
     )
-    return next((why for wrong, why in faults if wrong), None)
+    return next((Fault(reason, why) for wrong, reason, why in faults if wrong), None)
 
 
 def parents(path: str) -> list[str]:
@@ -62,7 +68,7 @@ class Spellings:
         self._seen: dict[str, str] = {}
         self._listed: set[str] = set()
 
-    def fault(self, path: str) -> str | None:
+    def fault(self, path: str) -> Fault | None:
         """Take note of a path; return what is wrong with it beside the others, or None."""
         parts = path.removesuffix("/").split("/")
         for depth in range(1, len(parts)):
@@ -70,15 +76,15 @@ class Spellings:
             if complaint is not None:
                 return complaint
         if path in self._listed:
-            return "is there twice"
+            return Fault(Reason.TWICE, "is there twice")
         self._listed.add(path)
         return self._note(path)
 
-    def _note(self, path: str) -> str | None:
+    def _note(self, path: str) -> Fault | None:
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold()).removesuffix("/")
         earlier = self._seen.setdefault(folded, path)
         if earlier == path:
             return None
         if earlier.endswith("/") != path.endswith("/"):
-            return f"is both a file and a directory (`{earlier}`)"
-        return f"differs from `{earlier}` only in case or normal form"
+            return Fault(Reason.BOTH_KINDS, f"is both a file and a directory (`{earlier}`)")
+        return Fault(Reason.COLLISION, f"differs from `{earlier}` only in case or normal form")

@@ -7,20 +7,25 @@ archive that is not the approved one is reported as that, with both digests.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from torchserve_guard.archives import mar, names
+from torchserve_guard.archives import mar, names, promise, tarball
 from torchserve_guard.archives.container import Table, read_table
+from torchserve_guard.archives.digests import Reckoning, digest_of
 from torchserve_guard.archives.lanes import Belt, Lane
 from torchserve_guard.archives.ledger import Ledger, differences
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
+from torchserve_guard.archives.manifest import CHUNK, Chunks, MemberEntry, SubjectEntry
 from torchserve_guard.archives.passage import Sink, Tape, walk
-from torchserve_guard.archives.refusal import refuse
+from torchserve_guard.archives.refusal import Reason, refuse
 from torchserve_guard.archives.sources import Progress, Source, listing, open_directory, open_file, open_member
 from torchserve_guard.errors import VerificationError
+
+Walk = Callable[[Iterator[bytes], Sink], None]
+"""Takes an archive apart: its bytes in their order, and who takes the members."""
 
 
 class _Laned:
@@ -43,17 +48,11 @@ class _Laned:
         self._lane.give(self._sink.close)
 
 
-def digest_of(source: Source, progress: Progress | None = None) -> str:
-    """Return the SHA-256 of a whole file."""
-    digest = hashlib.sha256()
-    for chunk in source.chunks(progress):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def kind_of(path: Path) -> Literal["mar", "directory"]:
-    """Return what a path in the model store is: a directory, or else an archive."""
-    return "directory" if path.is_dir() and not path.is_symlink() else "mar"
+def kind_of(path: Path) -> Literal["mar", "directory", "tar.gz"]:
+    """Return what a path in the model store is: a directory, or else an archive, as its name says."""
+    if path.is_dir() and not path.is_symlink():
+        return "directory"
+    return "tar.gz" if path.name.endswith(".tar.gz") else "mar"
 
 
 def read_subject(
@@ -69,62 +68,67 @@ def read_subject(
     return read(path, promised, Ledger(behind), limits or Limits(), progress)
 
 
-def verify_promise(where: str, promised: SubjectEntry, digest: str, size: int, cause: Exception | None = None) -> None:
-    """Return if digest and size are the promised ones; raise VerificationError with both digests."""
-    if digest == promised.sha256 and promised.size in (None, size):
-        return
-    how = "changed" if promised.size in (None, size) else "changed and resized"
-    raise VerificationError(
-        f"{where}: is not what the manifest lists as `{promised.name}`: it was {how}: expected sha256 "
-        f"{promised.sha256} ({_bytes(promised.size)}), found {digest} ({_bytes(size)}): restore it, "
-        "or list the new one with `tsguard manifest create`"
-    ) from cause
-
-
 def _read_archive(
     path: Path, promised: SubjectEntry | None, ledger: Ledger, limits: Limits, progress: Progress | None
 ) -> SubjectEntry:
     where = str(path)
     with open_file(path, where) as source:
-        digest, problem = _pass(source, ledger, limits, progress)
+        walker = partial(_walker, promised.kind if promised is not None else kind_of(path), source, limits)
+        digest, chunks, problem = _pass(source, _chunk_of(source, promised), walker, ledger, progress)
     if promised is not None:
-        verify_promise(where, promised, digest, source.size, problem)
+        promise.verify(where, promised, digest, source.size, problem)
     if problem is not None:
         raise problem
+    if promised is not None:
+        promise.verify_chunks(where, promised, chunks)
     entries = ledger.entries()
     mar.verify(bytes(ledger.manifest), {entry.path for entry in entries}, where)
-    return _found(path, promised, source.size, digest, entries)
+    return _found(path, promised, source.size, digest, entries).model_copy(update={"chunks": chunks})
+
+
+def _chunk_of(source: Source, promised: SubjectEntry | None) -> int | None:
+    """Return the size of the chunks to look at: what the manifest has, and for a new one what we write."""
+    if promised is None:
+        return CHUNK if source.size > CHUNK else None
+    return promised.chunks.size if promised.chunks is not None else None
 
 
 def _pass(
-    source: Source, ledger: Ledger, limits: Limits, progress: Progress | None
-) -> tuple[str, VerificationError | None]:
-    """Return the digest of the whole, and what was wrong inside, if anything was; every byte is read once."""
-    digest = hashlib.sha256()
+    source: Source, chunk: int | None, walker: Callable[[], Walk], ledger: Ledger, progress: Progress | None
+) -> tuple[str, Chunks | None, VerificationError | None]:
+    """Return the digest of the whole, the chunks, and what was wrong inside, if anything; every byte is read once."""
     belt = Belt()
     try:
-        table = read_table(source.read, source.size, source.where, limits)
-        _verify_manifest_is_there(table, source.where, limits)
+        taking_apart = walker()
     except VerificationError as error:
-        return digest_of(source, progress), error
+        return digest_of(source, progress), None, error
     problems: list[VerificationError] = []
+    reckoning = Reckoning(chunk)
     with Lane("tsguard-unpack") as unpacking:
-        unpacking.give(partial(_unpack, belt, table, ledger, source.where, problems))
+        unpacking.give(partial(_unpack, belt, taking_apart, ledger, problems))
         try:
-            for chunk in source.chunks(progress):
-                belt.put(chunk)
-                digest.update(chunk)
+            reckoning.take(source, progress, belt.put)
         finally:
             belt.put(b"")
-    return digest.hexdigest(), next(iter(problems), None)
+    return reckoning.digest(), reckoning.chunks(), next(iter(problems), None)
 
 
-def _unpack(belt: Belt, table: Table, ledger: Ledger, where: str, problems: list[VerificationError]) -> None:
+def _walker(kind: str, source: Source, limits: Limits) -> Walk:
+    """Return what takes the archive apart; what its end tells is refused before anything is read."""
+    where = source.where
+    if kind == "tar.gz":
+        return lambda chunks, sink: tarball.walk(chunks, source.size, sink, where, limits)
+    table = read_table(source.read, source.size, where, limits)
+    _verify_manifest_is_there(table, where, limits)
+    return lambda chunks, sink: walk(Tape(chunks, where), table, sink, where)
+
+
+def _unpack(belt: Belt, taking_apart: Walk, ledger: Ledger, problems: list[VerificationError]) -> None:
     """Walk the archive; take every chunk off the belt, whatever happens, so that nobody waits for ever."""
     chunks = iter(belt)
     try:
         with Lane("tsguard-write") as writing:
-            walk(Tape(chunks, where), table, _Laned(ledger, writing), where)
+            taking_apart(chunks, _Laned(ledger, writing))
     except VerificationError as error:
         problems.append(error)
     finally:
@@ -135,9 +139,10 @@ def _unpack(belt: Belt, table: Table, ledger: Ledger, where: str, problems: list
 def _verify_manifest_is_there(table: Table, where: str, limits: Limits) -> None:
     sizes = [member.size for member in table.members if member.path == mar.MANIFEST]
     if not sizes:
-        refuse(where, None, f"has no `{mar.MANIFEST}`: make it with torch-model-archiver")
+        refuse(where, None, f"has no `{mar.MANIFEST}`: make it with torch-model-archiver", Reason.NO_MANIFEST)
     if sizes[0] > limits.mar_manifest:
-        refuse(where, mar.MANIFEST, f"is larger than the limit of {limits.mar_manifest} bytes")
+        why = f"is larger than the limit of {limits.mar_manifest} bytes"
+        refuse(where, mar.MANIFEST, why, Reason.MANIFEST_LARGE)
 
 
 def _read_directory(
@@ -153,7 +158,7 @@ def _read_directory(
     size = sum(entry.size for entry in entries)
     digest = hashlib.sha256(b"".join(f"{e.sha256}  {e.path}\n".encode() for e in entries)).hexdigest()
     if promised is not None:
-        verify_promise(where, promised, digest, size)
+        promise.verify(where, promised, digest, size)
     if mar.MANIFEST not in paths:
         refuse(where, None, f"has no `{mar.MANIFEST}`: make it with torch-model-archiver --archive-format no-archive")
     mar.verify(bytes(ledger.manifest), set(paths), where)
@@ -168,7 +173,7 @@ def _files(root: int, where: str, limits: Limits) -> list[str]:
     for path, status in listing(root, where):
         why = names.fault(path) or spellings.fault(path)
         if why is not None:
-            refuse(where, path, f"its name {why}")
+            refuse(where, path, f"its name {why}", why.reason)
         if not path.endswith("/"):
             files.append(path)
             total += status.st_size
@@ -187,7 +192,11 @@ def _copy(root: int, path: str, where: str, sink: Sink, progress: Progress | Non
 
 
 def _found(
-    path: Path, promised: SubjectEntry | None, size: int, digest: str, entries: tuple[MemberEntry, ...]
+    path: Path,
+    promised: SubjectEntry | None,
+    size: int,
+    digest: str,
+    entries: tuple[MemberEntry, ...],
 ) -> SubjectEntry:
     """Return the entry for what was read; members that the manifest lists otherwise are refused."""
     kind = promised.kind if promised is not None else kind_of(path)
@@ -196,7 +205,3 @@ def _found(
         raise VerificationError(f"{path}: its members are not those of the manifest: {'; '.join(rows)}")
     name = promised.name if promised is not None else path.name
     return SubjectEntry(name=name, kind=kind, size=size, sha256=digest, members=entries)
-
-
-def _bytes(size: int | None) -> str:
-    return "size not listed" if size is None else f"{size} bytes"

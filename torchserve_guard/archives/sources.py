@@ -44,6 +44,17 @@ class Source:
             data += more
         return data
 
+    def pieces(self, span: tuple[int, int]) -> Iterator[memoryview]:
+        """Yield the bytes of a span, each piece in the same memory: the one before is gone by then."""
+        begin, end = span
+        view = memoryview(bytearray(min(CHUNK, max(end - begin, 0))))
+        while begin < end:
+            got = os.preadv(self.descriptor, [view[: end - begin]], begin)
+            if not got:
+                refuse(self.where, self.member, "became shorter while it was read")
+            yield view[:got]
+            begin += got
+
     def chunks(self, progress: Progress | None = None) -> Iterator[bytes]:
         """Yield the whole file from its front."""
         for offset in range(0, self.size, CHUNK):

@@ -4,6 +4,8 @@
     ROOT/subjects/KIND-DIGEST/record.json    what was staged, member by member
     ROOT/staging/...                         trees in the making; locked by whoever makes them
     ROOT/aside/KIND-DIGEST                   the last tree found changed, kept to be looked at
+    ROOT/subjects/KIND-DIGEST/idle           for how many starts nobody asked for it
+    ROOT/leases/...                          who uses what; see `leases`
 
 A tree gets its name by one rename, after its digest was compared: what has a name is whole. Nothing is
 synced to the disk, on purpose: every stage compares the whole tree with its digests before it is used, so a
@@ -15,22 +17,27 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_guard.archives import manifest, mar, trees
+from torchserve_guard.archives import manifest, mar, record, trees
+from torchserve_guard.archives.digests import READERS, Crew
 from torchserve_guard.archives.lanes import Lane
+from torchserve_guard.archives.leases import Lease, claimed
 from torchserve_guard.archives.limits import Limits
+from torchserve_guard.archives.locks import DIRECTORY, abandoned, locked, verify_private
 from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
-from torchserve_guard.archives.reading import digest_of, read_subject, verify_promise
-from torchserve_guard.archives.sources import Progress, open_directory, open_file, open_member
-from torchserve_guard.errors import ConfigError, GuardError, VerificationError
+from torchserve_guard.archives.reading import read_subject
+from torchserve_guard.archives.sources import Progress, open_directory, open_member
+from torchserve_guard.errors import GuardError, VerificationError
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_RECORD = "record.json"
+_IDLE = "idle"
+IDLE_STARTS = 10
+"""Starts for which a tree is kept that no manifest lists any more: a roll-back finds it here."""
+MOST_REMOVED = 8
+"""Trees that one start removes: it is there to serve, and the next one goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,10 @@ class Store:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in (self._root, *(self._root / name for name in ("subjects", "staging", "aside"))):
-            _verify_private(directory)
+        for directory in (self._root, *(self._root / name for name in ("subjects", "staging", "aside", "leases"))):
+            verify_private(directory)
+        with locked(self._root):
+            self._lease = Lease(self._root / "leases")
         self._sweep()
 
     def stage(
@@ -83,47 +92,114 @@ class Store:
     ) -> Staged:
         """Return the subject's verified tree, unpacking it unless it is here; raise VerificationError.
 
-        The source is hashed every time, and so is the tree. `progress` is told the bytes of the source.
+        The source is hashed every time, and so is the tree. `progress` is told the bytes of the source, by one thread
+        at a time.
         """
+        with Crew(progress) as crew:
+            return self._staged(source, subject, limits, crew)
+
+    def stage_all(
+        self,
+        subjects: Iterable[tuple[Path, SubjectEntry]],
+        *,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+    ) -> list[Staged]:
+        """Return the tree of each source, as `stage` does, several at once; raise one VerificationError for all."""
+        wanted = list(subjects)
+        # One that is asked for twice is staged once: a model can be loaded under two names.
+        distinct = {_key(source, subject): (source, subject) for source, subject in wanted}
+        with Crew(progress) as crew:
+            outcomes = crew.each(lambda one: self._outcome(*one, limits, crew), distinct.values(), READERS)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, VerificationError)]
+        if len(errors) > 1:
+            raise VerificationError(*(complaint for error in errors for complaint in error.complaints))
+        for error in errors:
+            raise error
+        staged = {key: one for key, one in zip(distinct, outcomes, strict=True) if isinstance(one, Staged)}
+        return [staged[_key(*one)] for one in wanted]
+
+    def _outcome(
+        self, source: Path, subject: SubjectEntry, limits: Limits | None, crew: Crew
+    ) -> Staged | VerificationError:
         try:
-            return self._warm(source, subject, limits, progress) or self._cold(source, subject, limits, progress)
+            return self._staged(source, subject, limits, crew)
+        except VerificationError as error:
+            return error
+
+    def _staged(self, source: Path, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged:
+        try:
+            return self._warm(source, subject, limits, crew) or self._cold(source, subject, limits, crew)
         except OSError as error:
             raise GuardError(f"{source}: cannot be staged in {self._root}: {error.strerror or error}") from error
 
+    def collect(self, listed: Iterable[SubjectEntry], idle: int = IDLE_STARTS) -> list[str]:
+        """Remove trees that are neither listed nor in use, and were not for the last starts; return their names.
+
+        To be called once for each start. What any guard on this store staged is in use until that guard has ended.
+        """
+        kept = {self._home(subject).name for subject in listed}
+        try:
+            return self._collected(kept, idle)
+        except OSError as error:
+            raise GuardError(f"{self._root}: the store cannot be tidied: {error}") from error
+
+    def _collected(self, kept: set[str], idle: int) -> list[str]:
+        with locked(self._root):
+            kept |= claimed(self._root / "leases")
+            homes = sorted((self._root / "subjects").iterdir())
+            due = [home for home in homes if _starts_idle(home, used=home.name in kept) > idle][:MOST_REMOVED]
+            for home in due:
+                home.rename(self._root / "staging" / secrets.token_hex(16))
+        self._sweep()
+        return [home.name for home in due]
+
     def clear(self) -> None:
         """Remove the whole store: for one that was made to look, not to serve."""
+        self._lease.close()
         trees.remove(self._root)
 
-    def _cold(self, source: Path, subject: SubjectEntry, limits: Limits | None, progress: Progress | None) -> Staged:
+    def _cold(self, source: Path, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged:
         """Read the source once, and give the tree that comes of it its name."""
         with self._workshop() as work:
             tree = work / "tree"
             tree.mkdir(mode=0o700)
             with open_directory(tree, str(tree)) as root, closing(trees.TreeWriter(root)) as writer:
-                found = read_subject(source, subject, writer, limits, progress)
+                found = read_subject(source, subject, writer, limits, crew.tell)
             trees.seal(tree, found.members)
-            (work / _RECORD).write_bytes(manifest.render_subject(found))
+            (work / record.NAME).write_bytes(manifest.render_subject(found))
             home = self._place(work, subject)
         return _staged(subject, found, home)
 
-    def _warm(
-        self, source: Path, subject: SubjectEntry, limits: Limits | None, progress: Progress | None
-    ) -> Staged | None:
+    def _warm(self, source: Path, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged | None:
         """Return the tree that is here, compared again as a whole; None if there is none, or no longer."""
         home = self._home(subject)
+        # INVARIANT: it is claimed before it is looked at, so `collect` took it before, or leaves it alone.
+        with locked(self._root):
+            self._lease.claim(home.name)
         # INVARIANT: the record is believed no further than the manifest. One without members (`SHA256SUMS`) cannot tell
         # a tree that was changed together with its record, so the archive is unpacked anew.
         if not subject.members or not home.exists():
             return None
         try:
+            found = record.read(home, subject)
             with Lane("tsguard-verify") as verifying:
-                found: list[SubjectEntry] = []
-                verifying.give(lambda: found.append(_verified(home, subject)))
-                _verify_source(source, subject, limits, progress)
+                verifying.give(lambda: trees.verify(home / "tree", found.members, crew))
+                noted = record.verify_source(source, subject, found, limits, crew)
         except trees.Drift:
             self._set_aside(home)
             return None
-        return _staged(subject, found[0], home)
+        if noted != found:
+            self._note(home, noted)
+        return _staged(subject, found, home)
+
+    def _note(self, home: Path, found: SubjectEntry) -> None:
+        """Replace the record of a tree that was just compared, at once or not at all."""
+        draft = self._root / "staging" / secrets.token_hex(16)
+        with locked(self._root):
+            if home.exists():
+                draft.write_bytes(manifest.render_subject(found))
+                draft.replace(home / record.NAME)
 
     def _home(self, subject: SubjectEntry) -> Path:
         return self._root / "subjects" / f"{subject.kind}-{subject.sha256}"
@@ -131,7 +207,7 @@ class Store:
     def _place(self, work: Path, subject: SubjectEntry) -> Path:
         """Give a finished tree its name; one that somebody else finished meanwhile makes room."""
         home = self._home(subject)
-        with _locked(self._root):
+        with locked(self._root):
             if home.exists():
                 home.rename(self._root / "staging" / secrets.token_hex(16))
             work.rename(home)
@@ -140,7 +216,7 @@ class Store:
     def _set_aside(self, home: Path) -> None:
         """Keep a tree that was changed, for whoever wants to know how; only the last one."""
         aside = self._root / "aside" / home.name
-        with _locked(self._root):
+        with locked(self._root):
             if aside.exists():
                 aside.rename(self._root / "staging" / secrets.token_hex(16))
             if home.exists():
@@ -150,9 +226,9 @@ class Store:
     def _workshop(self) -> Iterator[Path]:
         """Lend a private directory, locked while it is in use; what is left of it at the end is removed."""
         work = self._root / "staging" / secrets.token_hex(16)
-        with _locked(self._root):
+        with locked(self._root):
             work.mkdir(mode=0o700)
-            lock = os.open(work, _DIRECTORY)
+            lock = os.open(work, DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield work
@@ -162,81 +238,32 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what nobody is making any more: a lock ends with the process that held it."""
-        with _locked(self._root):
+        with locked(self._root):
             for leftover in (self._root / "staging").iterdir():
                 if leftover.is_symlink() or not leftover.is_dir():
                     leftover.unlink()
                     continue
-                with _abandoned(leftover) as abandoned:
-                    if abandoned:
+                with abandoned(leftover) as nobodys:
+                    if nobodys:
                         trees.remove(leftover)
 
 
-def _verified(home: Path, subject: SubjectEntry) -> SubjectEntry:
-    """Return the record of a tree that still is what its record and the manifest say; raise Drift."""
-    record = home / _RECORD
-    try:
-        with open_file(record, str(record)) as file:
-            found = manifest.subject_entry(file.read(0, min(file.size, manifest.LARGEST)), str(record))
-    except (ConfigError, VerificationError) as error:
-        raise trees.Drift(str(error)) from error
-    if (found.kind, found.sha256) != (subject.kind, subject.sha256):
-        raise trees.Drift(f"{record}: is the record of something else")
-    if found.members != subject.members:
-        raise trees.Drift(f"{record}: does not list the members that the manifest lists")
-    trees.verify(home / "tree", found.members)
-    return found
+def _starts_idle(home: Path, *, used: bool) -> int:
+    """Count one more start for which nobody used a tree, and return how many it were; none for one that is used."""
+    counter = home / _IDLE
+    if used:
+        counter.unlink(missing_ok=True)
+        return 0
+    # What is no number begins anew: a tree is rather kept too long.
+    told = counter.read_bytes()[:10] if counter.is_file() else b""
+    count = int(told) + 1 if told.isdigit() else 1
+    counter.write_bytes(b"%d" % count)
+    return count
 
 
-def _verify_source(source: Path, subject: SubjectEntry, limits: Limits | None, progress: Progress | None) -> None:
-    """Return if the source still is what the manifest lists."""
-    if subject.kind == "directory":
-        read_subject(source, subject, None, limits, progress)
-        return
-    with open_file(source, str(source)) as file:
-        verify_promise(str(source), subject, digest_of(file, progress), file.size)
+def _key(source: Path, subject: SubjectEntry) -> tuple[Path, str, str]:
+    return source, subject.name, subject.sha256
 
 
 def _staged(subject: SubjectEntry, found: SubjectEntry, home: Path) -> Staged:
     return Staged(subject.name, found.sha256, found.size or 0, home / "tree", found.members)
-
-
-def _verify_private(directory: Path) -> None:
-    """Make a directory that only we can enter; one that is there must be such already."""
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise ConfigError(f"{directory}: the store cannot be made: {error.strerror}") from error
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError(f"{directory}: the store is not a directory; links are not followed here")
-    if status.st_uid != os.geteuid():
-        raise ConfigError(f"{directory}: the store belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
-    if status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise ConfigError(f"{directory}: the store is open to others (mode {mode:04o}): `chmod 700 {directory}`")
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the store for a moment, against other guards that share it."""
-    descriptor = os.open(directory, _DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _abandoned(leftover: Path) -> Iterator[bool]:
-    descriptor = os.open(leftover, _DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)

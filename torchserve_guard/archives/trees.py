@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from torchserve_guard.archives.digests import Crew, digest_of, gathered
 from torchserve_guard.archives.manifest import MemberEntry
 from torchserve_guard.archives.names import MARKER, parents
-from torchserve_guard.archives.reading import digest_of
 from torchserve_guard.archives.sources import listing, open_directory, open_member
 from torchserve_guard.errors import GuardError, VerificationError
 
@@ -87,13 +86,13 @@ def marker_of(members: Iterable[MemberEntry]) -> str | None:
     return MARKER if len(tops) == 1 and next(iter(tops))[1] else None
 
 
-def verify(tree: Path, members: tuple[MemberEntry, ...]) -> None:
+def verify(tree: Path, members: tuple[MemberEntry, ...], crew: Crew) -> None:
     """Return if the tree holds exactly these members, untouched; raise `Drift` with the first difference."""
     where = str(tree)
     try:
         with open_directory(tree, where) as root:
             _verify_shape(root, members, where)
-            _verify_contents(root, members, where)
+            _verify_contents(root, members, where, crew)
     except VerificationError as error:
         raise Drift(str(error)) from error
 
@@ -139,15 +138,13 @@ def _verify_status(status: os.stat_result, size: int | None, where: str, path: s
         raise Drift(f"{where}!{path}: size or number of links was changed in the staged tree")
 
 
-def _verify_contents(root: int, members: tuple[MemberEntry, ...], where: str) -> None:
+def _verify_contents(root: int, members: tuple[MemberEntry, ...], where: str, crew: Crew) -> None:
     """Compare the digests, on all cores, the largest first."""
     files = sorted((member for member in members if not member.path.endswith("/")), key=lambda member: -member.size)
 
     def verify_one(member: MemberEntry) -> None:
         with open_member(root, member.path, where) as source:
-            if source.size != member.size or digest_of(source) != member.sha256:
+            if source.size != member.size or digest_of(source, crew.heed) != member.sha256:
                 raise Drift(f"{where}!{member.path}: was changed in the staged tree")
 
-    with ThreadPoolExecutor(os.cpu_count(), "tsguard-verify") as pool:
-        for done in [pool.submit(verify_one, member) for member in files]:
-            done.result()
+    gathered([crew.submit(verify_one, member) for member in files])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from torchserve_guard.cli import files, signing
+from torchserve_guard.cli import comparing, files, signing
 from torchserve_guard.cli.progress import Progress
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.escape import printable
@@ -19,10 +19,18 @@ app = typer.Typer(
 )
 
 NAME = files.MANIFEST
+ARCHIVES = (".mar", ".model", ".tar.gz", ".tgz", ".war")
+DIFFERENT = 1
+"""What `diff --exit-code` exits with, as `git diff --exit-code` does."""
+
 Store = Annotated[Path, typer.Argument(metavar="MODEL_STORE", help="The folder of the archives.")]
 ManifestFile = Annotated[
     Path | None,
     typer.Option("--manifest", metavar="FILE", help=f"The manifest; {NAME} in the model store unless named."),
+]
+Whole = Annotated[
+    bool,
+    typer.Option(help="Compute the SHA-256 of each archive as a whole too, where the manifest lists it in chunks."),
 ]
 
 
@@ -73,11 +81,13 @@ def verify(
     manifest: ManifestFile = None,
     trusted: signing.Trusted = None,
     threshold: signing.Threshold = None,
+    *,
+    whole: Whole = False,
 ) -> None:
     """Verify that a model store holds exactly what its manifest lists, and who signed that.
 
     Exit code 4 names every difference: what is missing, extra, changed, or of another size. Signatures are verified
-    when a key is trusted.
+    when a key is trusted. A large archive that is listed with its chunks is verified by them, on all cores.
     """
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
@@ -86,7 +96,7 @@ def verify(
     with Progress(sys.stderr) as progress:
         found = archives.authorize(path, demand, datetime.now(UTC))
         listed = found.manifest
-        archives.verify_store(listed, model_store, progress=progress.advance)
+        archives.verify_store(listed, model_store, whole=whole, progress=progress.advance)
     typer.echo(printable(f"{path}: version {listed.version}, {len(listed.subjects)} archives, all as listed"))
     for signer in found.signers:
         typer.echo(printable(f"signed by {signer}, key {signer.fingerprint}"))
@@ -121,17 +131,37 @@ def show(
 
 @app.command()
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="A manifest.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The manifest that is to take its place.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A manifest, or an archive.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="What is to take its place.")],
+    stores: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--archives", metavar="OLD_DIR NEW_DIR", help="The model stores: compare texts in archives too."),
+    ] = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if there are differences.")] = False,
 ) -> None:
-    """Show what a new manifest changes, archive by archive and member by member."""
-    from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
+    """Show what a new manifest or archive changes: archive by archive, member by member, and code line by line.
 
-    before, after = archives.load_manifest(old, None), archives.load_manifest(new, None)
-    typer.echo(f"version {before.version} -> {after.version}")
-    typer.echo(f"expires {before.expires or 'never'} -> {after.expires or 'never'}")
-    for line in archives.compare_manifests(before, after):
+    Lines of code are compared in two archives, and in two manifests with --archives. Each archive is read whole and
+    must be what its manifest lists; nothing of it is run.
+    """
+    if _is_archive(old) != _is_archive(new):
+        raise ConfigError(f"{old}, {new}: one is an archive and the other is not; name two manifests or two archives")
+    if _is_archive(old) and stores is not None:
+        raise ConfigError("--archives is for two manifests; two archives are compared line by line anyway")
+    with Progress(sys.stderr) as progress:
+        head, rows = (
+            comparing.archives_of(old, new, progress)
+            if _is_archive(old)
+            else comparing.manifests_of(old, new, stores, progress)
+        )
+    for line in (*head, *rows):
         typer.echo(printable(line))
+    if exit_code and rows:
+        raise typer.Exit(DIFFERENT)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_dir() or path.name.lower().endswith(ARCHIVES)
 
 
 def _size(size: int | None) -> str:

@@ -87,7 +87,7 @@ def test_an_archive_outside_the_store_cannot_be_listed(model_store, tmp_path):
         archives.create_manifest(tmp_path / "inner", ["../outside.mar"], version=1, created=NOW)
 
 
-@pytest.mark.parametrize("name", ["model.tar.gz", "model.model", "bad name.mar"])
+@pytest.mark.parametrize("name", ["model.tgz", "model.model", "bad name.mar"])
 def test_what_cannot_be_guarded_cannot_be_listed(name, tmp_path):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"is neither|is not a bare file name"):

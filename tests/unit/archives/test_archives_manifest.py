@@ -106,7 +106,7 @@ COMPLAINTS = {
     "name with dots": (document(subjects=[subject(name="a..mar")]), "contains `..`"),
     "hidden name": (document(subjects=[subject(name=".a.mar")]), "is not a bare file name"),
     "not called mar": (document(subjects=[subject(name="a.zip")]), "not called `.mar`"),
-    "unknown kind": (document(subjects=[subject(kind="tar.gz")]), "`subjects[0].kind`"),
+    "unknown kind": (document(subjects=[subject(kind="war")]), "`subjects[0].kind`"),
     "upper case digest": (document(subjects=[subject(sha256=DIGEST.upper())]), "`subjects[0].sha256`"),
     "digest with newline": (document(subjects=[subject(sha256=DIGEST + "\n")]), "`subjects[0].sha256`"),
     "negative size": (document(subjects=[subject(size=-1)]), "`subjects[0].size`"),

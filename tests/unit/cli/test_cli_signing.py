@@ -218,4 +218,4 @@ def test_diff_tells_archives_and_members(run, store, tmp_path):
         "+ three.mar",
         "~ two.mar",
     ]
-    assert "`more` is not listed" in out
+    assert "    + more  1 bytes" in out

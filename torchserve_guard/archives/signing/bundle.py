@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StrictStr
-from securesystemslib.dsse import Envelope
 
 from torchserve_guard.archives import document
 from torchserve_guard.archives.document import Malformed
@@ -38,6 +37,8 @@ class Bundle:
     @property
     def signed(self) -> bytes:
         """The bytes that the signature is over: DSSE's pre-authentication encoding of the payload."""
+        from securesystemslib.dsse import Envelope  # noqa: PLC0415 - slow to import, and most starts need none
+
         return Envelope(self.payload, PAYLOAD_TYPE, {}).pae()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from torchserve_guard.archives.reading import digest_of
+from torchserve_guard.archives.digests import digest_of
 from torchserve_guard.archives.signing import bundle, certificates, keys, statement
 from torchserve_guard.archives.signing.rejection import Rejected
 from torchserve_guard.archives.sources import Progress, listing, open_directory, open_member
