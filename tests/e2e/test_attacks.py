@@ -230,14 +230,16 @@ def test_a_guard_that_does_not_answer_is_a_clear_error(guard, listed, command):
     assert done.stderr.startswith("tsguard: ")
 
 
-def test_an_admin_address_that_is_a_file_is_refused_and_not_deleted(guard, listed, place):
+@pytest.mark.parametrize(("threshold", "code"), [("high", 3), ("critical", 2)])
+def test_an_admin_address_that_is_a_file_is_refused_and_not_deleted(guard, listed, place, threshold, code):
     file = place / "precious"
     file.write_text("mine")
-    server = guard(listed, {"load_models": "noop.mar", "guard.admin_address": f"unix:{file}"})
+    settings = {"load_models": "noop.mar", "guard.admin_address": f"unix:{file}", "guard.fail_on": threshold}
+    server = guard(listed, settings)
     server.launch()
     time.sleep(0.1)
     try:
-        assert server.wait(30) == 2
+        assert server.wait(30) == code
     except subprocess.TimeoutExpired:
         pytest.fail("it started")
     finally:

@@ -89,6 +89,7 @@ class World:
     ports: dict[Listener, int] = field(default_factory=dict)
     door: GrpcDoor | None = None
     tls: GrpcTls | None = None
+    answer: int = 1 << 22
 
     def write(self, entry: Entry) -> None:
         if self.broken:
@@ -108,7 +109,7 @@ class World:
         return [dict(entry.fields) for entry in self.entries if entry.event == name]
 
     def spec(self, listener: Listener) -> GrpcSpec:
-        return GrpcSpec("127.0.0.1", self.ports[listener], self.upstream.port, TOKEN, answer=1 << 22)
+        return GrpcSpec("127.0.0.1", self.ports[listener], self.upstream.port, TOKEN, answer=self.answer)
 
     def make(self, limits: Limits) -> GrpcDoor:
         both = (Listener.INFERENCE, Listener.MANAGEMENT)
@@ -491,6 +492,11 @@ async def test_what_is_too_large_is_refused_before_it_takes_memory_packed_or_not
         if compression is not None:
             assert highest - memory < 64 << 20
         assert len(world.upstream.asked) == 1
+
+
+async def test_a_limit_beyond_what_the_library_counts_is_its_largest():
+    async with opened(Limits(body=2**62), answer=2**31 - 1) as world, world.channel() as channel:
+        assert await channel.unary_unary(PREDICT)(prediction(), metadata=INFER) == prediction()
 
 
 async def test_a_management_message_has_no_room_for_more_than_it_needs():

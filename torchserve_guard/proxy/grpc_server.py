@@ -26,6 +26,7 @@ from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
 
 _LAST_WORDS_S = 2.0
 _FRAMING = 64 * KIB
+_LARGEST_OPTION = 2**31 - 1  # C-core counts sizes in an int
 """What a message may have beside what TorchServe counts."""
 MOST_CALLS = 4096
 """Calls in flight on one listener; TorchServe's own queues hold a hundred per model."""
@@ -93,7 +94,7 @@ class GrpcDoor:
             raise
 
     async def _listen(self, listener: Listener, spec: GrpcSpec) -> None:
-        upstream = GrpcUpstream(spec.upstream, spec.token, spec.answer + _FRAMING)
+        upstream = GrpcUpstream(spec.upstream, spec.token, min(spec.answer + _FRAMING, _LARGEST_OPTION))
         self._upstreams.append(upstream)
         service = Service(
             listener, upstream, self._enforcer, self._limits, self._counts, optional=self._optional, tls=self.tls
@@ -129,7 +130,7 @@ def _options(listener: Listener, spec: GrpcSpec, limits: Limits) -> list[tuple[s
     options = {
         # INVARIANT: nobody else, of the same user even, listens on the port beside the guard.
         "grpc.so_reuseport": 0,
-        "grpc.max_receive_message_length": -1 if body is None else body,
+        "grpc.max_receive_message_length": -1 if body is None else min(body, _LARGEST_OPTION),
         "grpc.max_send_message_length": -1,
         "grpc.max_metadata_size": limits.head,
         "grpc.absolute_max_metadata_size": limits.head,
