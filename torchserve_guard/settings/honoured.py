@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from torchserve_guard.findings import Severity
 from torchserve_guard.settings import jvm, model_options
-from torchserve_guard.settings.reading import Reading
+from torchserve_guard.settings.keys import KEYS, Fate, Kind
+from torchserve_guard.settings.reading import Reading, shown
 
 FEW = 5
 
@@ -19,6 +21,21 @@ def check(reading: Reading, model_store: Path) -> None:
     _log_of_the_jvm(reading)
     _memory_dump(reading)
     _options_of_models(reading, model_store)
+
+
+def take_booleans(reading: Reading) -> None:
+    """Take what TorchServe gets for a boolean and is none for false, as TorchServe does (Boolean.parseBoolean)."""
+    for name, given in tuple(reading.given.items()):
+        key = KEYS[name]
+        if key.kind is Kind.BOOL and key.fate is Fate.PASS and given.text.lower() not in {"true", "false"}:
+            reading.find(
+                "TSG038",
+                Severity.HIGH,
+                f"`{name}={shown(name, given.text)}` is neither true nor false, and TorchServe takes it for false",
+                "write true or false" + (", without a blank at its end" if given.text != given.text.strip() else ""),
+                name,
+            )
+            reading.given[name] = replace(given, text="false")
 
 
 def _urls_from_the_environment(reading: Reading) -> None:

@@ -102,6 +102,7 @@ def _few(complaints: list[str]) -> list[str]:
 def _settings(reading: Reading) -> Settings:
     """Return what was read; where there was a complaint, with the default in its place."""
     _refuse_direct(reading)
+    honoured.take_booleans(reading)
     profile = Profile(reading.value("guard.profile", "strict"))
     listeners = _listeners(reading)
     grpc = grpc_listeners.read(reading, listeners)

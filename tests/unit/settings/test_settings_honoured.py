@@ -265,3 +265,22 @@ def test_packages_of_models_are_not_installed_and_that_is_told(told):
     assert (finding.severity, finding.key, finding.location.line) == (Severity.HIGH, "install_py_dep_per_model", 1)
     assert "install_py_dep_per_model" not in settings.passthrough
     assert not of(told("install_py_dep_per_model=false"), "TSG037")
+
+
+@pytest.mark.parametrize("text", ["yes", "1", "2", "true\\ ", ""])
+def test_a_boolean_that_is_none_is_false_and_that_is_told(told, text):
+    settings = told(f"async_logging={text}")
+    (finding,) = of(settings, "TSG038")
+    assert (finding.severity, finding.key, finding.location.line) == (Severity.HIGH, "async_logging", 1)
+    assert settings.passthrough["async_logging"] == "false"
+
+
+def test_a_metrics_listener_that_is_switched_on_with_yes_is_off_as_in_torchserve(told):
+    assert told("enable_metrics_api=yes").metrics is None
+    assert told("enable_metrics_api=TRUE").metrics is not None
+
+
+@pytest.mark.parametrize("key", ["disable_token_authorization", "enable_model_api", "enable_grpc_ssl"])
+def test_a_boolean_on_which_safety_rests_is_refused_when_it_is_none(told, key):
+    with pytest.raises(ConfigError, match="neither true nor false"):
+        told(f"{key}=yes")
