@@ -175,7 +175,7 @@ def _from_keystore(sources: Sources) -> tuple[bytes, list[Certificate]]:
     try:
         held = keystore.parse(_content("keystore", path), sources.password)
         found = [x509.load_der_x509_certificate(one) for one in held.chain]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise Unusable("keystore", path, f"the key store {error}") from error
     return _normal("keystore", path, held.key, der=True), found
 
@@ -268,7 +268,7 @@ def _certificates(key: str, path: Path) -> list[Certificate]:
     data = _content(key, path)
     try:
         return certificates_in(data) if LABEL.search(data) else [x509.load_der_x509_certificate(data)]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise Unusable(key, path, "it holds no certificate that can be read; name a PEM file") from error
 
 

@@ -7,8 +7,10 @@ import hashlib
 import json
 import string
 
+import authority
 import pki
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from torchserve_guard.archives.document import Malformed
 from torchserve_guard.archives.signing import bundle, certificates, keys, signature, statement, trust
 from torchserve_guard.archives.signing.rejection import Rejected
 from torchserve_guard.errors import ConfigError
+from torchserve_guard.identity import read_certificate
 
 DATA = b'{"a manifest": "for what it is worth"}'
 KEY = pki.key()
@@ -331,3 +334,13 @@ def test_any_value_anywhere_is_refused_or_means_the_same(place, value):
     assert meaning(data) == meaning(BY_KEY) or (
         place in {"verificationMaterial.tlogEntries", "dsseEnvelope.signatures.0.keyid"} and value is None
     )
+
+
+def test_a_certificate_of_a_version_that_there_is_not_is_refused_and_names_nobody():
+    der = authority.root().certificate.public_bytes(serialization.Encoding.DER)
+    other = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03", 1)
+    assert certificates.decode(der)
+    with pytest.raises(Rejected, match="cannot be read"):
+        certificates.decode(other)
+    assert read_certificate(der) is not None
+    assert read_certificate(other) is None

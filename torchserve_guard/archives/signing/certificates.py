@@ -39,7 +39,7 @@ def parse(data: bytes, where: str) -> tuple[x509.Certificate, ...]:
         found = x509.load_pem_x509_certificates(data)
         for one in found:
             _verify_readable(one)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError(f"{where}: cannot be used as a certificate: {error}") from error
     return tuple(found)
 
@@ -48,7 +48,7 @@ def decode(data: bytes) -> x509.Certificate:
     """Return the certificate in DER; raise `Rejected`."""
     try:
         found = x509.load_der_x509_certificate(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise Rejected(f"a certificate cannot be read: {error}") from error
     _verify_readable(found)
     # X.690, 11.2: cryptography takes a bit string that claims unused bits, which gives one signature several spellings.
