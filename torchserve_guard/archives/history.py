@@ -6,16 +6,15 @@ by the paths that were told, links not followed: a link turned back to an older 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from torchserve_guard import draft
 from torchserve_guard.archives import contents, document
 from torchserve_guard.errors import ConfigError, VerificationError
 
@@ -72,19 +71,10 @@ def verify_not_older(last: Version | None, found: Version, where: str, *, signed
 def remember(path: Path, version: Version) -> None:
     """Write the version down, whole or not at all, and on the disk when this returns; raise ConfigError."""
     data = document.render({"schema": "tsguard-started/1", "version": version.number, "sha256": version.sha256})
-    draft = path.parent / f".{secrets.token_hex(8)}"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        draft.replace(path)
-        _synced(path.parent)
+        draft.replace(path, data, durable=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise ConfigError(
             f"{path}: the version that was started cannot be remembered ({error.strerror}); free or repair the disk"
         ) from error
@@ -99,11 +89,3 @@ class _Record(BaseModel):
     schema_: Literal["tsguard-started/1"] = Field(alias="schema")
     version: Annotated[StrictInt, Field(ge=0, lt=1 << 53)]
     sha256: Annotated[StrictStr, Field(pattern="^[0-9a-f]{64}$")]
-
-
-def _synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from pathlib import Path
 
 import typer
 
+from torchserve_guard import draft
 from torchserve_guard.errors import ConfigError
 
 
@@ -23,19 +21,6 @@ def deliver(text: str, output: Path | None) -> None:
         if output.exists() and not output.is_file():
             output.write_bytes(data)
         else:
-            _replace(output, data)
+            draft.replace(output, data, 0o666)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror}); name another file with --output") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(draft, flags, 0o666), "wb") as file:
-            file.write(data)
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from torchserve_guard import draft
 from torchserve_guard.errors import ConfigError
 
 MANIFEST = "tsguard-manifest.json"
@@ -15,18 +14,9 @@ MANIFEST = "tsguard-manifest.json"
 
 def replace(path: Path, data: bytes, otherwise: str = "--output") -> None:
     """Write a file whole or not at all, through no link: others may write in the folder of a manifest."""
-    draft = path.parent / f".tsguard-manifest.{secrets.token_hex(8)}"
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, 0o644)
-            os.fsync(descriptor)
-        draft.replace(path)
+        draft.replace(path, data, 0o644, exactly=True, durable=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise ConfigError(
             f"{path}: cannot be written ({error.strerror}); name another file with {otherwise}"
         ) from error

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 import sys
-from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from torchserve_guard import draft
 from torchserve_guard.cli.lines import printable
 from torchserve_guard.errors import ConfigError
 
@@ -89,15 +88,8 @@ def _verify_replaceable(path: Path, *, force: bool) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write the program whole or not at all, through no link."""
-    draft = path.with_name(f".{NAME}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(descriptor, 0o755)
-        draft.replace(path)
+        draft.replace(path, data, 0o755, exactly=True)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another folder") from error

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 
+from torchserve_guard import draft
 from torchserve_guard.access import ANONYMOUS, Principal
 from torchserve_guard.errors import ConfigError
 
@@ -110,15 +111,9 @@ class KeyFile:
 
     def _write(self, keys: dict[KeyKind, Key]) -> None:
         document = json.dumps({kind.value: _shown(key) for kind, key in keys.items()}, indent=2)
-        draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(document + "\n")
-            draft.replace(self.path)
+            draft.replace(self.path, (document + "\n").encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                draft.unlink()
             raise ConfigError(
                 f"{self.path}: the key file cannot be written ({error.strerror}); start in a directory that "
                 "this user may write, or switch token authorization off with `disable_token_authorization=true`"

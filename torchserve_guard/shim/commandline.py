@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 
+from torchserve_guard.settings import stock
+
 
 class Verb(Enum):
     """What is asked for. Without a verb stock starts."""
@@ -17,21 +19,10 @@ class Verb(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class CommandLine:
-    """What was given; None, () or False where it was not."""
+class CommandLine(stock.CommandLine):
+    """What was given: the flags, and what is to be done."""
 
-    verb: Verb
-    foreground: bool = False
-    ts_config: str | None = None
-    model_store: str | None = None
-    workflow_store: str | None = None
-    models: tuple[str, ...] = ()
-    log_config: str | None = None
-    cpp_log_config: str | None = None
-    plugins_path: str | None = None
-    no_config_snapshots: bool = False
-    disable_token_auth: bool = False
-    enable_model_api: bool = False
+    verb: Verb = Verb.START
 
 
 VERBS = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from torchserve_guard import looks
 from torchserve_guard.settings import Flags, properties
 from torchserve_guard.settings.keys import KEYS
+from torchserve_guard.settings.stock import RealDisk
 from torchserve_guard.shim.commandline import CommandLine
 
 OWN = "guard."
@@ -145,7 +146,7 @@ def _about_current(config: Path | None, cwd: Path) -> Iterator[str]:
 
 def _about_snapshots(line: CommandLine, environment: Mapping[str, str], cwd: Path) -> Iterator[str]:
     snapshots = cwd / (environment.get("LOG_LOCATION") or "logs") / "config"
-    if not line.no_config_snapshots and any(snapshots.glob("*.cfg")):
+    if not line.no_config_snapshots and RealDisk(cwd).files(str(snapshots)):
         yield f"the snapshots in {snapshots} are not loaded: what serves is what configuration and flags say"
 
 

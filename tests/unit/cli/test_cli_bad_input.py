@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from torchserve_guard import draft
 from torchserve_guard.cli import files, main
 from torchserve_guard.cli.lines import indented, of_error, printable
 from torchserve_guard.errors import ConfigError, FrontendError, VerificationError
@@ -110,10 +111,10 @@ def test_a_manifest_replaces_a_link_and_leaves_no_draft(tmp_path):
 
 
 def test_a_draft_is_written_through_no_link_that_was_laid_for_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0" * size)
+    monkeypatch.setattr(draft.secrets, "token_hex", lambda size: "0" * size)
     path, victim = tmp_path / "manifest.json", tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / (".tsguard-manifest." + "0" * 8)).symlink_to(victim)
+    (tmp_path / (".tsguard." + "0" * 8)).symlink_to(victim)
     with pytest.raises(ConfigError, match="cannot be written"):
         files.replace(path, b"new")
     assert victim.read_text() == "precious"

@@ -95,10 +95,11 @@ def test_a_flag_that_cannot_be_honoured_is_refused_with_its_reason(cwd, argument
     assert [one for one in caught.value.complaints if one.startswith(f"{key}: ") and "remove it" in one]
 
 
-def test_snapshots_are_not_loaded_and_that_is_said_where_stock_would_have_loaded_one(cwd):
+@pytest.mark.parametrize("name", ["20260101000000000-startup.cfg", "any-name"])
+def test_snapshots_are_not_loaded_and_that_is_said_where_stock_would_have_loaded_one(cwd, name):
     snapshots = cwd / "logs" / "config"
     snapshots.mkdir(parents=True)
-    (snapshots / "20260101000000000-startup.cfg").write_text("load_models=evil.mar\nmodel_store=store\n")
+    (snapshots / name).write_text("load_models=evil.mar\nmodel_store=store\n")
     (cwd / "named.properties").write_text("model_store=store\n")
     told = [note for note in resolved(cwd, "--model-store", "store").notes if "not loaded" in note]
     assert len(told) == 1

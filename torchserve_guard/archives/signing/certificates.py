@@ -6,13 +6,16 @@ length. What it must be for is added here: signing of code, and no extension tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy
@@ -32,14 +35,17 @@ JUDGED = {
 }
 """Extensions that may be critical. RFC 5280, 4.2: a critical one that is not processed rejects the certificate."""
 
+UNREADABLE = (ValueError, x509.InvalidVersion, CryptographyDeprecationWarning)
+
 
 def parse(data: bytes, where: str) -> tuple[x509.Certificate, ...]:
     """Return the certificates of a PEM file; raise ConfigError."""
     try:
-        found = x509.load_pem_x509_certificates(data)
+        with _without_leniency():
+            found = x509.load_pem_x509_certificates(data)
         for one in found:
             _verify_readable(one)
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{where}: cannot be used as a certificate: {error}") from error
     return tuple(found)
 
@@ -47,8 +53,9 @@ def parse(data: bytes, where: str) -> tuple[x509.Certificate, ...]:
 def decode(data: bytes) -> x509.Certificate:
     """Return the certificate in DER; raise `Rejected`."""
     try:
-        found = x509.load_der_x509_certificate(data)
-    except (ValueError, x509.InvalidVersion) as error:
+        with _without_leniency():
+            found = x509.load_der_x509_certificate(data)
+    except UNREADABLE as error:
         raise Rejected(f"a certificate cannot be read: {error}") from error
     _verify_readable(found)
     # X.690, 11.2: cryptography takes a bit string that claims unused bits, which gives one signature several spellings.
@@ -102,6 +109,14 @@ def verify_itself(certificate: x509.Certificate, now: datetime) -> None:
     except ValueError as error:
         raise Rejected(f"`{called(certificate)}`: {error}") from error
     _verify_nothing_unjudged(certificate)
+
+
+@contextmanager
+def _without_leniency() -> Iterator[None]:
+    """Let what cryptography still reads but warns of be an error: a serial that is not positive (RFC 5280, 4.1.2.2)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        yield
 
 
 def _verify_readable(certificate: x509.Certificate) -> None:
