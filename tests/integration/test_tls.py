@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import shutil
 import socket
 import ssl
 import struct
@@ -333,6 +334,9 @@ def test_tls_1_3_is_preferred_and_1_2_taken(guard):
         assert connection.compression() is None
 
 
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="the command openssl is not here")
+
+
 def s_client(guard: Guard, *arguments: str, said: str) -> str:
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{guard.port}", *arguments]
     return subprocess.run(
@@ -340,6 +344,7 @@ def s_client(guard: Guard, *arguments: str, said: str) -> str:
     ).stdout.replace("\r", "")
 
 
+@needs_openssl
 def test_a_client_cannot_renegotiate(guard):
     with_end = s_client(guard, "-tls1_2", said="HEAD /ping HTTP/1.1\nR\n")
     assert "Secure Renegotiation IS supported" in with_end

@@ -230,6 +230,7 @@ def test_what_clients_refuse_or_should_is_told(tmp_path, rule):
     assert rules(pair(tmp_path, make())) == {rule: severity}
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the command openssl is not here")
 def test_a_forgeable_signature_is_told_unless_it_is_a_roots_own(tmp_path):
     signer = authority.root()
     certificate, key = signer.issue().written(tmp_path)
