@@ -40,10 +40,15 @@ class Answer:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the kernel hands out: nobody gets them meanwhile."""
+    """Ports that nobody listens on, below those that the kernel hands out: nobody gets them meanwhile.
+
+    Test processes that run side by side (pytest-xdist) draw from ranges of their own.
+    """
     found: list[int] = []
+    width = (EPHEMERAL - FIRST_PORT) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = FIRST_PORT + width * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while len(found) < count:
-        port = secrets.randbelow(EPHEMERAL - FIRST_PORT) + FIRST_PORT
+        port = first + secrets.randbelow(width)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
