@@ -18,7 +18,20 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import servers  # noqa: E402 - it lies with the tests
 
-__all__ = ["ROOT", "SCRIPTS", "Load", "machine", "need", "row", "servers", "spread", "versions", "wrk"]
+__all__ = [
+    "ROOT",
+    "SCRIPTS",
+    "Load",
+    "machine",
+    "need",
+    "row",
+    "servers",
+    "spread",
+    "verdict",
+    "verify_disk",
+    "versions",
+    "wrk",
+]
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -61,8 +74,10 @@ def need(*programs: str) -> None:
         sys.exit(f"this benchmark needs {', '.join(missing)}: install the packages of that name (nginx: nginx-light)")
 
 
-def wrk(port: int, target: str, connections: int, seconds: int, folder: Path) -> Load:
-    """POST to one target for some seconds, all connections kept alive."""
+def wrk(  # noqa: PLR0917 - of the load, not of a design
+    port: int, target: str, connections: int, seconds: int, folder: Path, key: str | None = None
+) -> Load:
+    """POST to one target for some seconds, all connections kept alive, with a key when there is one."""
     script = folder / "post.lua"
     script.write_text(POST)
     done = subprocess.run(
@@ -74,6 +89,7 @@ def wrk(port: int, target: str, connections: int, seconds: int, folder: Path) ->
             "--latency",
             "-s",
             str(script),
+            *([] if key is None else ["-H", f"Authorization: Bearer {key}"]),
             f"http://127.0.0.1:{port}{target}",
         ],
         capture_output=True,
@@ -99,6 +115,20 @@ def _seconds(text: str) -> float:
 def spread(values: list[float]) -> str:
     """Return the median, with least and most."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def verdict(ratios: list[float], *, at_most: float | None = None, at_least: float | None = None) -> str:
+    """Return the ratios with their target, and whether their median meets it."""
+    middle = statistics.median(ratios)
+    met = middle <= at_most if at_most is not None else middle >= (at_least or 0)
+    target = f"at most {at_most}" if at_most is not None else f"at least {at_least}"
+    return f"{spread(ratios)}, target {target}: {'met' if met else 'NOT MET'}"
+
+
+def verify_disk(folder: Path, size: int) -> None:
+    """Stop where so many bytes would not fit on the disk."""
+    if shutil.disk_usage(folder).free < size:
+        sys.exit(f"{folder} has no room for {size} bytes: set TMPDIR, or ask for less")
 
 
 def row(name: str, loads: list[Load]) -> str:

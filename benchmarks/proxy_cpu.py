@@ -4,6 +4,7 @@
 
 Each round loads nginx, then the door, through the same client; a round's ratio is door / nginx. The door classifies
 each request, checks the inference key, makes a request id and injects the upstream credential; nginx does none of it.
+It makes a trace and writes its access log too.
 CPU is user and system time of the proxy's process, from /proc; the load is wrk's where it is installed.
 """
 
@@ -31,7 +32,7 @@ ANSWER = '{"prediction": [0.1, 0.9], "label": "cat"}'
 TARGET = "/predictions/noop"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
-_UPSTREAM = """
+UPSTREAM = """
 daemon off; master_process off; pid {dir}/upstream.pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{ access_log off; client_body_temp_path {dir}/u1; proxy_temp_path {dir}/u2; fastcgi_temp_path {dir}/u3;
@@ -55,7 +56,7 @@ def serve_door(port: int, upstream: str) -> None:
     import uvloop  # noqa: PLC0415 - only the child needs these
 
     from torchserve_guard.access import ANONYMOUS, Mode  # noqa: PLC0415
-    from torchserve_guard.audit import AuditLog  # noqa: PLC0415
+    from torchserve_guard.audit import AccessLog, AuditLog  # noqa: PLC0415
     from torchserve_guard.identity import KeyFile  # noqa: PLC0415
     from torchserve_guard.policy import Access, decide  # noqa: PLC0415
     from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec  # noqa: PLC0415
@@ -86,8 +87,11 @@ def serve_door(port: int, upstream: str) -> None:
     )
     spec = ListenerSpec(f"http://127.0.0.1:{port}", f"unix:{upstream}", b"Authorization: Bearer upstream-token")
 
+    access = AccessLog(folder / "access.log")
+
     async def main() -> None:
-        await Door({Listener.INFERENCE: spec}, enforcer, Limits(body=None)).open()
+        access.start()
+        await Door({Listener.INFERENCE: spec}, enforcer, Limits(body=None, connections=12_000), access=access).open()
         await asyncio.Event().wait()
 
     uvloop.run(main())
@@ -184,7 +188,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ports = free_port(), free_port()
-        for name, text in (("upstream", _UPSTREAM), ("nginx", _NGINX)):
+        for name, text in (("upstream", UPSTREAM), ("nginx", _NGINX)):
             (folder / f"{name}.conf").write_text(text.format(dir=folder, answer=ANSWER, port=ports[0]))
         upstream = str(folder / "upstream.sock")
         stack.enter_context(running("nginx", "-c", str(folder / "upstream.conf")))

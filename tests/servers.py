@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -25,6 +26,10 @@ import psutil
 
 SCRIPTS = Path(sys.executable).parent
 PATIENCE = 120.0
+VARYING = re.compile(
+    rb'"(id|startTime|pid|memoryUsage|gpuUsage|jobQueueStatus)": ?("[^"]*"|-?[0-9.]+|\{[^}]*\})|ip-?[0-9.]+'
+)
+OF_THE_CONNECTION = {"x-request-id", "date", "connection", "content-length", "keep-alive"}
 FIRST_PORT, EPHEMERAL = 10_000, 32_768  # net.ipv4.ip_local_port_range begins there
 
 
@@ -37,6 +42,12 @@ class Answer:
     @property
     def json(self):
         return json.loads(self.body)
+
+
+def comparable(answer: Answer) -> tuple[int, dict[str, str], bytes]:
+    """What of an answer must be alike, whichever server it came from."""
+    headers = {name: value for name, value in answer.headers.items() if name not in OF_THE_CONNECTION}
+    return answer.status, headers, VARYING.sub(b"", answer.body)
 
 
 def free_ports(count: int) -> list[int]:

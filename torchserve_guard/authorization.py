@@ -34,8 +34,13 @@ class Authorization:
 
 def demand_of(settings: Settings) -> archives.Demand:
     """Return whose signatures the settings ask for."""
-    keys = tuple((key.role, key.path) for key in settings.trusted_keys)
-    return archives.Demand(keys, settings.signature_threshold, settings.signature_roles)
+    return archives.Demand(
+        keys=tuple((key.role, key.path) for key in settings.trusted_keys),
+        count=settings.signature_threshold,
+        roles=settings.signature_roles,
+        identities=tuple(archives.Identity(one.role, one.name, one.issuer) for one in settings.trusted_identities),
+        root=settings.sigstore_root,
+    )
 
 
 def authorized(settings: Settings, now: datetime, *, allow_rollback: bool = False) -> Authorization:
@@ -73,7 +78,7 @@ def check(settings: Settings, found: Authorization, now: datetime) -> tuple[Find
 
 def _findings(settings: Settings, found: Authorization, now: datetime) -> Iterator[Finding]:
     where = Location(str(settings.manifest))
-    if settings.trusted_keys and settings.signature_threshold == 0:
+    if (settings.trusted_keys or settings.trusted_identities) and settings.signature_threshold == 0:
         yield Finding(
             "TSG090",
             Severity.MEDIUM,

@@ -124,6 +124,13 @@ class HeaderTooLarge(Refusal):
     kind = "RequestHeaderFieldsTooLargeException"
 
 
+class TooMany(Refusal):
+    """More at once than one client, or one model, may have (HTTP 429, RFC 6585 section 4)."""
+
+    status = 429
+    kind = "TooManyRequestsException"
+
+
 class Unavailable(Refusal):
     """Not now: the door is closed, TorchServe is gone, or the record cannot be written (HTTP 503)."""
 

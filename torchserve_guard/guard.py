@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,24 +22,29 @@ from torchserve_guard.access import Mode, Operation
 from torchserve_guard.admin.instance import RUN_PREFIX, Instance, publish
 from torchserve_guard.admin.socket import ControlSocket
 from torchserve_guard.admin.status import State, Status
-from torchserve_guard.audit import AuditLog, Entry
+from torchserve_guard.archives.roster import Roster
+from torchserve_guard.audit import AccessLog, AuditLog, Entry
+from torchserve_guard.audit.access_line import Form
 from torchserve_guard.authorization import Authorization
-from torchserve_guard.errors import ConfigError, FrontendError, GuardError
+from torchserve_guard.errors import AuditError, ConfigError, FrontendError, GuardError
 from torchserve_guard.frontend import ExpectedModel, Frontend, trusted
 from torchserve_guard.identity import KeyFile
-from torchserve_guard.launching import launch_of
-from torchserve_guard.opening import grpc_door
-from torchserve_guard.policy import Access, decide
+from torchserve_guard.launching import ROSTER_NAME, launch_of
+from torchserve_guard.opening import apart, grpc_door, lodge_of, material, processes
+from torchserve_guard.policy import Access, Closures, decide
+from torchserve_guard.porters.lodge import Lodge, total
 from torchserve_guard.preflight import Loaded
 from torchserve_guard.proxy import Door, Enforcer, ListenerSpec, context_of
 from torchserve_guard.proxy import Limits as DoorLimits
 from torchserve_guard.proxy.tls import Context as TlsContext
 from torchserve_guard.registration import Registration
 from torchserve_guard.renewal import Renewal
-from torchserve_guard.settings import Limits, Profile, Settings, Tls
+from torchserve_guard.settings import AccessFile, Limits, Profile, Settings, Tls
+from torchserve_guard.vigil import Scene, Vigil
 from torchserve_guard.wire import Listener
 
 if TYPE_CHECKING:
+    from torchserve_guard.opening import Listeners
     from torchserve_guard.proxy.grpc_server import GrpcDoor
 
 Say = Callable[[str], None]
@@ -65,7 +70,11 @@ class Guard:
     registration: Registration | None = None
     door: Door | None = None
     grpc: GrpcDoor | None = None
+    lodge: Lodge | None = None
+    access: AccessLog | None = None
     renewal: Renewal | None = None
+    vigil: Vigil | None = None
+    closures: Closures = field(default_factory=Closures)
     terminal: bool = field(default_factory=lambda: sys.stdin is not None and sys.stdin.isatty())
 
     async def serve(self) -> int:
@@ -75,9 +84,9 @@ class Guard:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.ask_to_stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask_to_renew)
-        with _run_directory(self.settings) as root:
+        with _run_directory(self.settings) as root, _access_log(self.settings.access_log) as self.access:
             control = self._control_path(root)
-            async with ControlSocket(control, self.status, self.ask_to_stop):
+            async with ControlSocket(control, self.status, self.ask_to_stop, self.verify):
                 publish(self.record, Instance(os.getpid(), str(self.settings.config), str(control), str(root)))
                 return await self._guarded(root)
 
@@ -102,17 +111,24 @@ class Guard:
         exposed.mkdir(mode=0o700)
         launch = launch_of(self.settings, self.models, root, exposed, os.environ)
         links = launch.run.temporary / "models"
-        self.registration = Registration(self.settings, self.store, exposed, links, lambda: datetime.now(UTC))
-        for model in self.models:
-            self.registration.expose(model)
-            self.registration.serving(model)
+        self.registration = Registration(
+            self.settings,
+            self.store,
+            exposed,
+            links,
+            lambda: datetime.now(UTC),
+            closures=self.closures,
+            roster=Roster(root / ROSTER_NAME),
+        )
         self.frontend = Frontend(launch)
         try:
+            await asyncio.to_thread(self.registration.begin, self.models)
             async with self.frontend:
                 if await self._ready():
                     self.registration.pin()
                     await self._open()
         finally:
+            self._end_registration()
             self.state = State.STOPPED
         self.log.event("stop", reason="asked")
         self.say("stopped")
@@ -143,16 +159,31 @@ class Guard:
         assert self.frontend is not None  # noqa: S101 - launched
         if self.authorization is not None:
             authorization.remember(self.settings, self.authorization)
-        async with self._keys() as keys, self._door(keys), self._renewal():
+        async with self._keys() as keys, self._door(keys), self._renewal(), self._watch() as watching:
             self.state = State.SERVING
-            self.log.event("serving", models=[f"{m.item.archive}={m.staged.digest}" for m in self.models])
+            self._record_serving()
             self.say(self._greeting())
             self.opened()
-            died = asyncio.ensure_future(self.frontend.died())
-            if await self._unless_stopped(died):
+            lost = self.lodge.lost if self.lodge is not None else None
+            ended = asyncio.ensure_future(_first(self.frontend.died(), watching, lost))
+            if await self._unless_stopped(ended):
                 raise FrontendError("TorchServe died: " + "\n".join(self.frontend.tail()[-20:]))
             self.state = State.DRAINING
+            if self.registration is not None:
+                self.registration.stop_fetching()
             self.say("closing the door; what is in flight is finished")
+
+    def _end_registration(self) -> None:
+        assert self.registration is not None  # noqa: S101 - made before TorchServe was launched
+        try:
+            self.registration.end()
+        except OSError as error:
+            self.say(f"a private copy cannot be removed, and stays until the next start: {error}")
+
+    def _record_serving(self) -> None:
+        copied = [model.item.archive for model in self.models if self.settings.copied(model.item.archive)]
+        more = {"private_copies": copied} if copied else {}
+        self.log.event("serving", models=[f"{m.item.archive}={m.staged.digest}" for m in self.models], **more)
 
     @asynccontextmanager
     async def _keys(self) -> AsyncIterator[KeyFile]:
@@ -177,9 +208,18 @@ class Guard:
             try:
                 for kind in keys.renew_expired():
                     self.log.event("key-renewed", key=kind.value)
+                await self._spread_keys(keys)
             except GuardError as error:
                 self.say(f"a key has expired and cannot be renewed, trying again: {error}")
                 await asyncio.sleep(RENEW_AGAIN_AFTER)
+
+    async def _spread_keys(self, keys: KeyFile) -> None:
+        if self.lodge is not None:
+            await self.lodge.tell_keys(keys.hashed())
+
+    async def _spread_certificates(self, tls: Tls) -> None:
+        if self.lodge is not None:
+            await self.lodge.tell_certificates(material(tls, self.settings.profile))
 
     @asynccontextmanager
     async def _door(self, keys: KeyFile) -> AsyncIterator[None]:
@@ -187,19 +227,26 @@ class Guard:
         settings, registration = self.settings, self.registration
         assert registration is not None  # noqa: S101 - made before TorchServe was launched
         enforcer = Enforcer(
-            access=Access(settings.mode, settings.keys_required, settings.keyless_management),
+            access=self._access(),
             identify=keys.identify,
             decide=decide,
             audit=self.log,
             rotate=keys.rotate,
             prepare=self._prepare,
-            settled=registration.settled,
+            settled=self._settled,
             now=time.time,
+            closures=self.closures,
+            spread=lambda: self._spread_keys(keys),
         )
         tls = self._context(settings.tls) if settings.tls is not None else None
-        self.door = Door(self._listeners(), enforcer, _door_limits(settings.limits), tls)
+        size = processes(settings.workers, len(os.sched_getaffinity(0)))
+        ours, theirs = apart(self._listeners()) if size > 1 else (self._listeners(), {})
+        self.door = Door(ours, enforcer, _door_limits(settings.limits), tls, access=self.access)
         await self.door.open()
         try:
+            if theirs:
+                await self._open_lodge(size, theirs, enforcer, keys)
+            self._name_models()
             await self._open_grpc(enforcer)
             yield
         finally:
@@ -211,14 +258,39 @@ class Guard:
                 await self._close(0)
             await closing
 
+    async def _open_lodge(self, size: int, listeners: Listeners, enforcer: Enforcer, keys: KeyFile) -> None:
+        self.lodge = lodge_of(
+            size,
+            listeners,
+            settings=self.settings,
+            access=self._access(),
+            enforcer=enforcer,
+            keys=keys,
+            limits=_door_limits(self.settings.limits),
+            log=self.log,
+            say=self.say,
+        )
+        self.lodge.follow(self.closures)
+        await self.lodge.open()
+
+    def _access(self) -> Access:
+        return Access(self.settings.mode, self.settings.keys_required, self.settings.keyless_management)
+
     async def _open_grpc(self, enforcer: Enforcer) -> None:
         assert self.frontend is not None  # noqa: S101 - launched
-        self.grpc = await grpc_door(self.settings, self.frontend, enforcer, _door_limits(self.settings.limits))
+        self.grpc = await grpc_door(
+            self.settings,
+            self.frontend,
+            enforcer,
+            _door_limits(self.settings.limits),
+            note=self.access.note if self.access is not None else None,
+            turns=self.door.turns if self.door is not None else None,
+        )
         if self.grpc is not None:
             await self.grpc.open()
 
     async def _close(self, grace: float) -> None:
-        doors = [door.close(grace) for door in (self.door, self.grpc) if door is not None]
+        doors = [door.close(grace) for door in (self.door, self.lodge, self.grpc) if door is not None]
         await asyncio.gather(*doors)
 
     @asynccontextmanager
@@ -227,7 +299,14 @@ class Guard:
         if self.settings.tls is None:
             yield
             return
-        renewal = Renewal(self.settings.tls, self.log, self.say, self._renewed, lambda: datetime.now(UTC))
+        renewal = Renewal(
+            self.settings.tls,
+            self.log,
+            self.say,
+            self._renewed,
+            lambda: datetime.now(UTC),
+            spread=self._spread_certificates,
+        )
         self.renewal = renewal
         watching = asyncio.create_task(renewal.watch())
         try:
@@ -235,6 +314,25 @@ class Guard:
         finally:
             self.renewal = None
             watching.cancel()
+
+    @asynccontextmanager
+    async def _watch(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Look at what is served while the door is open; the task ends only by a bug, and the door then closes."""
+        registration = self.registration
+        assert registration is not None  # noqa: S101 - made before TorchServe was launched
+        scene = Scene(registration.watched, registration.strayed, registration.stands)
+        self.vigil = Vigil(scene, self.closures, self.log, self.say, self.settings.limits.verify_interval)
+        watching = asyncio.create_task(self.vigil.watch())
+        try:
+            yield watching
+        finally:
+            self.vigil = None
+            watching.cancel()
+            await asyncio.wait({watching})
+
+    async def verify(self) -> object | None:
+        """Look at what is served now, and return what was seen; None while the door is not open."""
+        return None if self.vigil is None else (await self.vigil.verify()).document()
 
     def _context(self, tls: Tls) -> TlsContext:
         return context_of(tls.certificate, tls.key, tls.client_ca, weak=self.settings.profile is Profile.COMPAT)
@@ -257,13 +355,29 @@ class Guard:
         registration = self.registration
         assert registration is not None  # noqa: S101 - made before TorchServe was launched
         prepared = await registration.prepare(operation)
-        told = {"action": operation.action.value, **registration.shown(operation)}
+        told = {"action": operation.action.value, **registration.shown(prepared)}
         try:
             await self.log.record(Entry(time.time(), "verified", told))
         except GuardError:
-            await registration.settled(operation, None)
+            await registration.settled(prepared, None)
             raise
         return prepared
+
+    async def _settled(self, operation: Operation, status: int | None) -> None:
+        assert self.registration is not None  # noqa: S101 - made before TorchServe was launched
+        await self.registration.settled(operation, status)
+        self._name_models()
+
+    def _name_models(self) -> None:
+        """Tell the access log which archives the models are."""
+        if self.access is None or self.registration is None:
+            return
+        digests: dict[str, dict[str, str]] = {}
+        for one in self.registration.listed():
+            digests.setdefault(one["model"], {})[one["version"]] = one["digest"]
+        self.access.writer.digests = digests
+        if self.lodge is not None:
+            self.lodge.tell_models(digests)
 
     def _listeners(self) -> dict[Listener, ListenerSpec]:
         """Return where the door listens, where TorchServe does, and the key that it asks for there."""
@@ -279,6 +393,7 @@ class Guard:
                 str(self.settings.listeners[listener.value]),
                 f"unix:{socket}",
                 f"Authorization: Bearer {key}".encode() if key else b"",
+                tuple(str(address) for address, names in self.settings.ports.items() if listener.value in names),
             )
             for listener, (socket, key) in behind.items()
             if listener.value in self.settings.listeners
@@ -309,15 +424,41 @@ class Guard:
             uptime=time.monotonic() - self.started,
             listeners=self._addresses(),
             models=self.registration.listed() if self.registration is not None else (),
-            door=asdict(self.door.stats()) if self.door is not None else {},
+            door=self._counted(),
             grpc=asdict(self.grpc.stats()) if self.grpc is not None else {},
+            verification=asdict(self.vigil.counts) if self.vigil is not None else {},
+            processes=self.lodge.listed() if self.lodge is not None else (),
         )
+
+    def _counted(self) -> dict[str, int]:
+        doors = [door.stats() for door in (self.door, self.lodge) if door is not None]
+        return asdict(total(*doors)) if doors else {}
+
+
+async def _first(died: Awaitable[int], watching: asyncio.Task[None], lost: asyncio.Future[str] | None) -> None:
+    """Return when TorchServe has died; raise why no porter is left, or what the vigil ended by: it never should."""
+    dying = asyncio.ensure_future(died)
+    either: set[asyncio.Future[Any]] = {dying, watching} | ({lost} if lost is not None else set())
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if lost is not None and lost.done():
+            raise GuardError(lost.result())
+        if watching.done():
+            watching.result()
+    finally:
+        dying.cancel()
 
 
 def _door_limits(limits: Limits) -> DoorLimits:
     return DoorLimits(
         body=limits.max_request_size,
         connections=limits.max_connections,
+        source_connections=limits.max_connections_per_address,
+        stall_time=limits.stall_timeout,
+        rate=limits.min_rate,
+        model_concurrency=limits.model_concurrency,
+        model_queue=limits.model_queue,
+        queue_time=limits.queue_timeout,
         idle_time=limits.idle_timeout,
         head_time=limits.head_timeout,
     )
@@ -333,6 +474,23 @@ def _verify_irreplaceable(folder: Path) -> None:
             f"{folder}: another user could replace this folder, or one above it; use one below folders that only root "
             "or the guard's user may write (`guard.state_dir`, `guard.runtime_dir`, TMPDIR)"
         )
+
+
+@contextmanager
+def _access_log(told: AccessFile | None) -> Iterator[AccessLog | None]:
+    """Keep the access log, if there is to be one."""
+    if told is None:
+        yield None
+        return
+    try:
+        log = AccessLog(told.path, Form(told.form), size=told.size, count=told.count)
+    except AuditError as error:
+        raise ConfigError(*error.complaints) from error
+    log.start()
+    try:
+        yield log
+    finally:
+        log.close()
 
 
 @contextmanager

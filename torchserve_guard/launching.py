@@ -24,6 +24,7 @@ from torchserve_guard.preflight import Loaded
 from torchserve_guard.settings import Settings
 
 FEW_PROCESSORS = 2
+ROSTER_NAME = "roster.json"
 
 
 def launch_of(
@@ -42,6 +43,7 @@ def launch_of(
         temporary=run.temporary,
         log_location=settings.log_location,
         metrics_location=settings.metrics_location,
+        roster=root / ROSTER_NAME,
         wanted=settings.pass_environment,
     )
     return Launch(

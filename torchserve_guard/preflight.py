@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from torchserve_guard import archives, authorization, looks, needs, scan, unlisted, wire
+from torchserve_guard import archives, authorization, looks, needs, obtaining, scan, unlisted, wire
 from torchserve_guard.authorization import Authorization
 from torchserve_guard.errors import BadRequest, ConfigError, VerificationError
 from torchserve_guard.findings import Finding, Report, Severity, Subject
@@ -21,6 +21,7 @@ from torchserve_guard.settings.waivers import accepted
 from torchserve_guard.workers import Interpreter
 
 Progress = Callable[[int], None]
+NOT_FETCHED = "not fetched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Preflight:
     report: Report
     models: tuple[Loaded, ...]
     authorization: Authorization | None = None
+    arrivals: tuple[obtaining.Arrival, ...] = ()
 
 
 def preflight(
@@ -50,8 +52,12 @@ def preflight(
     *,
     allow_rollback: bool = False,
     interpreter: Interpreter | None = None,
+    fetch: bool = True,
 ) -> Preflight:
-    """Verify, stage and scan. Raises `ConfigError` or `VerificationError`; findings are in the report."""
+    """Verify, stage and scan; findings are in the report. What lies elsewhere is looked at only if it is to be fetched.
+
+    Raises `ConfigError`, `VerificationError`, or `GuardError` for an archive that is not to be had.
+    """
     items = named(settings)
     scanners = scan.scanners(settings.scanners)
     free = unlisted.permitted(settings)
@@ -62,16 +68,23 @@ def preflight(
     # The interpreter starts up while archives are hashed.
     with interpreter or Interpreter(os.environ) as asked:
         entries = entries_of(settings, items, authorized.manifest if authorized is not None else None)
-        sources = [(unlisted.source(settings, entry.name), entry) for entry in entries]
-        staged = store.stage_all(sources, progress=progress)
+        wanted = tuple(zip(items, entries, strict=True))
+        here = tuple(one for one in wanted if fetch or not obtaining.is_remote(one[0]))
+        left = tuple(one for one in wanted if not fetch and obtaining.is_remote(one[0]))
+        obtained = obtaining.obtain(settings, store, here, progress)
+        staged = obtained.staged
         lacking = needs.check(asked, settings.model_store, staged)
-    models = tuple(loaded(one, item) for one, item in zip(staged, items, strict=True))
+    models = tuple(loaded(tree, item) for tree, (item, _) in zip(staged, here, strict=True))
     verify_distinct(models)
     findings = [*told, *(authorization.check(settings, authorized, now) if authorized is not None else ())]
     findings += [finding for one in staged for finding in scanned(settings, one, scanners)]
-    findings += lacking
-    subjects = tuple(Subject(one.name, one.digest, one.size) for one in staged)
-    return Preflight(Report(str(settings.config), accepted(settings, findings, now), subjects), models, authorized)
+    findings += [*lacking, *obtaining.check_unfetched(settings, left)]
+    subjects = (
+        *(Subject(one.name, one.digest, one.size) for one in staged),
+        *(Subject(entry.name, entry.sha256, entry.size or 0, NOT_FETCHED) for _, entry in left),
+    )
+    report = Report(str(settings.config), accepted(settings, findings, now), subjects)
+    return Preflight(report, models, authorized, obtained.arrivals)
 
 
 def _told(settings: Settings, now: datetime) -> tuple[Finding, ...]:
@@ -115,7 +128,9 @@ def entries_of(
 
     Raises one `VerificationError` that names all that have none.
     """
+    items = tuple(items)
     if manifest is None:
+        obtaining.verify_listed(settings, items)
         return [unlisted.entry(settings, item.archive) for item in items]
     found = [(item, manifest.subject(item.archive)) for item in items]
     missing = [item.archive for item, entry in found if entry is None]

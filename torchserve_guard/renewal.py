@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from torchserve_guard.audit import AuditLog
@@ -21,7 +21,8 @@ LOOK_EVERY = 30.0
 class Renewal:
     """The watch over the files of one `Tls`.
 
-    `prepare` makes of a new one what `take` then puts to use, which must not fail. `now` is the time.
+    `take` makes of a new one what then puts it to use, which must not fail; `spread` does so in other processes, and is
+    awaited before anybody is told. `now` is the time.
     """
 
     def __init__(
@@ -31,12 +32,15 @@ class Renewal:
         say: Callable[[str], None],
         take: Callable[[Tls], Callable[[], None]],
         now: Callable[[], datetime],
+        *,
+        spread: Callable[[Tls], Awaitable[None]] | None = None,
     ) -> None:
         self.tls = tls
         self._log = log
         self._say = say
         self._prepare = take
         self._now = now
+        self._spread = spread
         self._seen = tls.stamp
         self._asked = asyncio.Event()
 
@@ -84,6 +88,8 @@ class Renewal:
         )
         take()
         self.tls = fresh
+        if self._spread is not None:
+            await self._spread(fresh)
         self._say(f"new certificates are in use: {fresh.fingerprint}, until {fresh.not_after:%Y-%m-%d}")
 
     def _kept(self, error: GuardError) -> None:

@@ -33,7 +33,7 @@ ASKING = (signal.SIGTERM, signal.SIGINT)
 class Progress(Protocol):
     """What shows how far long work has come."""
 
-    def advance(self, count: int) -> None:
+    def __call__(self, count: int) -> None:
         """Count `count` bytes more."""
 
     def finish(self) -> None:
@@ -81,11 +81,13 @@ def _started(
     verify_available({Listener(name): str(address) for name, address in settings.listeners.items()})
     verify_grpc_available(_hosts(settings))
     store = archives.Store(settings.state_dir / "store")
-    checked = preflight(settings, store, datetime.now(UTC), progress.advance, allow_rollback=allow_rollback)
+    checked = preflight(settings, store, datetime.now(UTC), progress, allow_rollback=allow_rollback)
     progress.finish()
     if not _accepted(settings, checked, log, say):
         return FINDINGS
     _record_authorization(checked, log)
+    for one in checked.arrivals:
+        log.event("fetched", archive=one.archive, origin=one.origin, sha256=one.sha256, size=one.size)
     _tidy(store, checked, log)
     take_turns(len(os.sched_getaffinity(0)))
     return uvloop.run(Guard(settings, store, checked.models, log, record, say, opened, checked.authorization).serve())
@@ -155,5 +157,6 @@ def _refusals_recorded(log: AuditLog) -> Iterator[None]:
     try:
         yield
     except GuardError as error:
-        log.event("start-refused" if error.exit_code != FrontendError.exit_code else "failed", reason=str(error))
+        started = error.exit_code in {FrontendError.exit_code, GuardError.exit_code}
+        log.event("failed" if started else "start-refused", reason=str(error))
         raise

@@ -45,7 +45,7 @@ def source(settings: Settings, name: str) -> Path:
 
 def check(settings: Settings, items: Iterable[LoadItem], *, listed: bool) -> tuple[Finding, ...]:
     """Return what is to be said of a store that holds these archives, listed or not."""
-    names = tuple(item.archive for item in items)
+    names = tuple(item.archive for item in items if item.origin is None)
     return (*([] if listed else _nothing_says(settings, names)), *_links(settings, names))
 
 

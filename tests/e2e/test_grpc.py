@@ -16,6 +16,8 @@ import psutil
 import pytest
 import servers
 
+from torchserve_guard.wire.grpc_calls import CALLS
+
 pytestmark = pytest.mark.e2e
 
 MODELS = "noop.mar,noop_v2.mar,counting.mar,summing.mar"
@@ -144,6 +146,10 @@ ASKED = [
 def test_a_client_of_a_stock_server_notices_nothing(guarded, stock, asked):
     path, *requests = asked
     assert said(guarded, path, *requests) == said(stock, path, *requests)
+
+
+def test_no_method_is_left_out():
+    assert {path for path, *_ in ASKED} | {path for path, _ in CHANGES} == {call.path for call in CALLS}
 
 
 def test_a_description_is_stocks_own(guarded, stock):
@@ -275,6 +281,7 @@ def test_in_explicit_models_are_managed_with_the_key_and_on_record(explicit):
     assert scaled == "Workers scaled to 2 for model: noop, version: 2.0"
     switched = done("SetDefault", model_name="noop", model_version="2.0")
     assert switched == 'Default version successfully updated for model "noop" to "2.0"'
+    assert done("SetDefault", model_name="noop").startswith("NOT_FOUND Model version  does not exist for model noop")
     assert done("UnregisterModel", model_name="noop", model_version="1.0") == 'Model "noop" unregistered'
     assert done("UnregisterModel", model_name="noop", model_version="1.0").startswith("NOT_FOUND")
 

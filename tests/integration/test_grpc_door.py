@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 import socket
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
 import authority
@@ -14,138 +14,40 @@ import grpc
 import messages
 import psutil
 import pytest
-import servers
+from calls import (
+    CHANGING,
+    CONVERSE,
+    INFER,
+    KEYS,
+    MANAGE,
+    PREDICT,
+    REGISTER,
+    SAID,
+    SCALE,
+    STREAM,
+    TOKEN,
+    Upstream,
+    World,
+    field_block,
+    frame,
+    opened,
+    prediction,
+    until,
+)
 from grpc import aio
 
-from torchserve_guard.access import ANONYMOUS, Mode, Principal
-from torchserve_guard.audit import Entry
-from torchserve_guard.errors import AuditError, ConfigError, VerificationError
-from torchserve_guard.policy import Access, decide
-from torchserve_guard.proxy import Enforcer, Limits
+from torchserve_guard.access import Mode
+from torchserve_guard.audit.access_line import Form, Writer
+from torchserve_guard.errors import ConfigError, VerificationError
+from torchserve_guard.proxy import Limits
 from torchserve_guard.proxy.grpc_address import verify_grpc_available
-from torchserve_guard.proxy.grpc_server import GrpcDoor, GrpcSpec
+from torchserve_guard.proxy.grpc_server import GrpcSpec
 from torchserve_guard.proxy.grpc_tls import GrpcTls
 from torchserve_guard.proxy.grpc_upstream import told_apart
+from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
 
-PREDICT = messages.INFERENCE + "Predictions"
-STREAM = messages.INFERENCE + "StreamPredictions"
-CONVERSE = messages.INFERENCE + "StreamPredictions2"
-REGISTER = messages.MANAGEMENT + "RegisterModel"
-SCALE = messages.MANAGEMENT + "ScaleWorker"
-CHANGING = ("RegisterModel", "UnregisterModel", "ScaleWorker", "SetDefault")
-KEYS = {
-    b"Bearer m": Principal("management-key", frozenset({"management"})),
-    b"Bearer i": Principal("inference-key", frozenset({"inference"})),
-}
-INFER, MANAGE = (("authorization", "Bearer i"),), (("authorization", "Bearer m"),)
-TOKEN = "only-the-guard-has-this"
 CODE = grpc.StatusCode
-
-
-class Upstream(grpc.GenericRpcHandler):
-    """A server in TorchServe's place: what it was asked, and an answer that a test may replace."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, str], list[bytes]]] = []
-        self.behaviour: Callable = self.echo
-        self.cancelled = asyncio.Event()
-        self.finished = 0
-        self.server = aio.server()
-        self.server.add_generic_rpc_handlers((self,))
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
-
-    def service(self, details):
-        return grpc.stream_stream_rpc_method_handler(partial(self.answer, details))
-
-    async def answer(self, details, _requests, context) -> None:
-        received: list[bytes] = []
-        self.asked.append((details.method, dict(details.invocation_metadata), received))
-        try:
-            await self.behaviour(context, received)
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
-        finally:
-            self.finished += 1
-
-    async def echo(self, context, received: list[bytes]) -> None:
-        while (message := await context.read()) is not aio.EOF:
-            received.append(message)
-            await context.write(message)
-
-
-@dataclass
-class World:
-    """A door, what is behind it, and its record."""
-
-    upstream: Upstream
-    mode: Mode = Mode.EXPLICIT
-    keys_required: bool = True
-    keyless: bool = False
-    broken: bool = False
-    entries: list[Entry] = field(default_factory=list)
-    settled: list[int | None] = field(default_factory=list)
-    ports: dict[Listener, int] = field(default_factory=dict)
-    door: GrpcDoor | None = None
-    tls: GrpcTls | None = None
-    answer: int = 1 << 22
-
-    def write(self, entry: Entry) -> None:
-        if self.broken:
-            raise AuditError("full")
-        self.entries.append(entry)
-
-    async def record(self, entry: Entry) -> None:
-        self.write(entry)
-
-    async def prepare(self, operation):
-        return operation
-
-    async def settle(self, _operation, status) -> None:
-        self.settled.append(status)
-
-    def events(self, name: str) -> list[dict]:
-        return [dict(entry.fields) for entry in self.entries if entry.event == name]
-
-    def spec(self, listener: Listener) -> GrpcSpec:
-        return GrpcSpec("127.0.0.1", self.ports[listener], self.upstream.port, TOKEN, answer=self.answer)
-
-    def make(self, limits: Limits) -> GrpcDoor:
-        both = (Listener.INFERENCE, Listener.MANAGEMENT)
-        self.ports = self.ports or dict(zip(both, servers.free_ports(2), strict=True))
-        enforcer = Enforcer(
-            access=Access(self.mode, self.keys_required, self.keyless),
-            identify=lambda key: KEYS.get(key, ANONYMOUS),
-            decide=decide,
-            audit=self,
-            rotate=lambda _kind: None,
-            prepare=self.prepare,
-            settled=self.settle,
-            now=time.time,
-        )
-        specs = {listener: self.spec(listener) for listener in self.ports}
-        return GrpcDoor(specs, enforcer, limits, optional=False, tls=self.tls)
-
-    @asynccontextmanager
-    async def channel(self, listener: Listener = Listener.INFERENCE, **options) -> AsyncIterator[aio.Channel]:
-        given = [("grpc.use_local_subchannel_pool", 1), *((f"grpc.{name}", value) for name, value in options.items())]
-        async with aio.insecure_channel(f"127.0.0.1:{self.ports[listener]}", given) as channel:
-            yield channel
-
-
-@asynccontextmanager
-async def opened(limits: Limits = Limits(), **settings) -> AsyncIterator[World]:
-    upstream = Upstream()
-    await upstream.server.start()
-    world = World(upstream, **settings)
-    world.door = world.make(limits)
-    await world.door.open()
-    try:
-        yield world
-    finally:
-        await world.door.close(0)
-        await upstream.server.stop(0)
 
 
 async def ended(awaitable) -> aio.AioRpcError:
@@ -153,16 +55,6 @@ async def ended(awaitable) -> aio.AioRpcError:
         async with asyncio.timeout(20):
             await awaitable
     return caught.value
-
-
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not met():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)
-
-
-def prediction(model: str = "noop", data: bytes = b"x") -> bytes:
-    return messages.request(PREDICT, model_name=model, input={"data": data})
 
 
 async def test_torchserve_gets_the_message_and_its_own_key_and_nothing_else_of_the_client():
@@ -607,6 +499,115 @@ async def test_a_connection_too_many_is_turned_away():
         assert error.code() in {CODE.UNAVAILABLE, CODE.DEADLINE_EXCEEDED}
 
 
+async def test_each_call_has_its_line_in_the_access_log():
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    lines = Writer(Form.JSON, 0.0).lines
+    async with opened() as world, world.channel() as channel:
+        ask = channel.unary_unary(PREDICT)
+        sent = (*INFER, ("x-request-id", "night-1"), ("traceparent", f"00-{trace}-b7ad6b7169203331-01"))
+        await ask(prediction(), metadata=sent)
+        await ended(ask(prediction(), metadata=MANAGE))
+        call = channel.unary_stream(STREAM)(prediction(), metadata=INFER)
+        world.upstream.behaviour = lambda *_: asyncio.sleep(60)
+        running = asyncio.ensure_future(call.code())
+        await until(lambda: len(world.upstream.asked) == 2)
+        call.cancel()
+        await running
+        await until(lambda: len(world.notes) == 3)
+        served, refused, left = map(json.loads, lines(world.notes))
+    assert (
+        served.items()
+        >= {
+            "request_id": "night-1",
+            "trace_id": trace,
+            "listener": "grpc-inference",
+            "principal": "inference-key",
+            "method": "GRPC",
+            "path": PREDICT,
+            "model": "noop",
+            "status": 200,
+            "bytes_in": len(prediction()) + 5,
+            "bytes_out": len(prediction()) + 5,
+        }.items()
+    )
+    assert refused.items() >= {"principal": "management-key", "status": 403, "path": PREDICT}.items()
+    assert "refused_by" in refused
+    assert (left["status"], left["path"]) == (499, STREAM)
+
+
+async def test_a_model_takes_so_many_calls_at_once_and_more_wait_for_their_turn():
+    async with opened(turns=Turns(1, 1, 30)) as world, world.channel() as channel:
+        go_on = asyncio.Event()
+
+        async def slow(context, received):
+            received.append(await context.read())
+            await go_on.wait()
+            await context.write(received[0])
+
+        world.upstream.behaviour = slow
+        ask = channel.unary_unary(PREDICT)
+        first = asyncio.ensure_future(ask(prediction(), metadata=INFER)._invocation_task)
+        await until(lambda: len(world.upstream.asked) == 1)
+        second = asyncio.ensure_future(ask(prediction(), metadata=INFER)._invocation_task)
+        await until(lambda: world.turns.counts() == (1, 1))
+        error = await ended(ask(prediction(), metadata=INFER))
+        assert error.code() is CODE.RESOURCE_EXHAUSTED
+        other = asyncio.ensure_future(ask(prediction("other"), metadata=INFER)._invocation_task)
+        await until(lambda: len(world.upstream.asked) == 2)
+        go_on.set()
+        assert await first == await second == prediction()
+        assert await other == prediction("other")
+        assert world.turns.counts() == (0, 0)
+
+
+async def test_who_waits_for_a_turn_waits_no_longer_than_may_be_and_who_leaves_the_line_is_not_waited_for():
+    async with opened(turns=Turns(1, 5, 1)) as world, world.channel() as channel:
+        world.upstream.behaviour = lambda *_: asyncio.sleep(60)
+        ask = channel.unary_unary(PREDICT)
+        first = ask(prediction(), metadata=INFER)
+        running = asyncio.ensure_future(first.code())
+        await until(lambda: len(world.upstream.asked) == 1)
+        leaving = ask(prediction(), metadata=INFER)
+        left = asyncio.ensure_future(leaving.code())
+        await until(lambda: world.turns.counts() == (1, 1))
+        leaving.cancel()
+        await left
+        await until(lambda: world.turns.counts() == (1, 0))
+        error = await ended(ask(prediction(), metadata=INFER))
+        assert (error.code(), error.details()) == (CODE.UNAVAILABLE, "The model is busy.")
+        first.cancel()
+        await running
+        await until(lambda: world.turns.counts() == (0, 0))
+
+
+async def test_an_address_with_too_many_connections_is_turned_away_and_on_record():
+    async with opened(Limits(source_connections=1)) as world, world.channel() as first, world.channel() as second:
+        assert await first.unary_unary(PREDICT)(prediction(), metadata=INFER, timeout=10) == prediction()
+        error = await ended(second.unary_unary(PREDICT)(prediction(), metadata=INFER, timeout=2))
+        assert error.code() in {CODE.UNAVAILABLE, CODE.DEADLINE_EXCEEDED, CODE.RESOURCE_EXHAUSTED}
+        assert world.events("refusal")[0]["rule"] == "proxy.source-connections"
+
+
+async def test_a_connection_ends_at_its_age_when_its_calls_have_ended():
+    async with opened() as world:
+        spec = replace(world.spec(Listener.INFERENCE), age=1000, grace=60_000)
+        await world.door.close(0)
+        world.spec = lambda _: spec
+        world.ports = {Listener.INFERENCE: world.ports[Listener.INFERENCE]}
+        world.door = world.make(Limits())
+        await world.door.open()
+
+        async def slow(context, received):
+            received.append(await context.read())
+            await asyncio.sleep(2.5)  # past the age
+            await context.write(received[0])
+
+        world.upstream.behaviour = slow
+        async with world.channel() as channel:
+            assert await channel.unary_unary(PREDICT)(prediction(), metadata=INFER, timeout=20) == prediction()
+            await until(lambda: world.door.stats().connections == 0)
+
+
 async def test_the_two_listeners_of_torchserve_are_told_apart_without_a_key():
     inference, management = Upstream(), Upstream()
 
@@ -688,25 +689,6 @@ async def test_in_none_no_certificate_changes_anything():
         assert world.upstream.asked == []
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2 (RFC 9113 section 4.1)."""
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
-
-
-def field_block(fields: list[tuple[bytes, bytes]]) -> bytes:
-    """Header fields, each a literal that is never indexed (RFC 7541 section 6.2.3), of at most 126 bytes."""
-    return b"".join(b"\x10" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
-
-
-SAID = {
-    b":method": b"POST",
-    b":scheme": b"http",
-    b":path": SCALE.encode(),
-    b":authority": b"x",
-    b"te": b"trailers",
-    b"content-type": b"application/grpc",
-    b"authorization": b"Bearer m",
-}
 ODD: list[dict[bytes, bytes]] = [
     {},
     {b":path": SCALE.encode() + b"\xff"},
@@ -773,6 +755,6 @@ async def test_no_web_page_changes_anything_where_changes_need_no_key():
         await said(world, Listener.MANAGEMENT, {**page, b"content-type": b"text/plain"}, message)
         await said(world, Listener.MANAGEMENT, {**page, b"te": b"trailers", b"origin": b"http://evil"}, message)
         assert world.upstream.asked == []
-        assert [entry["rule"] for entry in world.events("refusal")] == ["cross-site"]
+        assert [entry["rule"] for entry in world.events("refusal")] == ["wire.metadata", "cross-site"]
         async with world.channel(Listener.MANAGEMENT) as channel:
             assert await channel.unary_unary(SCALE)(message, timeout=5) == message

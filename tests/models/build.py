@@ -26,6 +26,7 @@ class Recipe:
     version: str = "1.0"
     configuration: str | None = None
     serialized: Callable[[Path], Path] | None = None
+    model_file: str | None = None
 
 
 def scripted_module(directory: Path) -> Path:
@@ -38,6 +39,18 @@ def scripted_module(directory: Path) -> Path:
         layer.bias.fill_(1)
     path = directory / "doubled.pt"
     torch.jit.save(torch.jit.trace(layer.eval(), torch.zeros(1, 4)), str(path))
+    return path
+
+
+LAYER = "import torch\n\n\nclass Layer(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(4, 4)\n"
+
+
+def weights(directory: Path) -> Path:
+    """Return the file of the weights of `LAYER`: y = 3 x, of four numbers."""
+    import torch
+
+    path = directory / "weights.pt"
+    torch.save({"weight": 3 * torch.eye(4), "bias": torch.zeros(4)}, path)
     return path
 
 
@@ -61,7 +74,9 @@ RECIPES = {
     "runaway": Recipe("runaway", HERE / "runaway.py"),
     "mirror": Recipe("mirror", HERE / "mirror.py"),
     "doubled": Recipe("doubled", HANDLERS / "torchscript.py", serialized=scripted_module),
+    "weighted": Recipe("weighted", HANDLERS / "verified.py", serialized=weights, model_file=LAYER),
     "counting": Recipe("counting", HERE / "counting.py"),
+    "writing": Recipe("writing", HERE / "writing.py"),
     "summing": Recipe("summing", HERE / "summing.py", configuration=SEQUENCES),
     "broken": Recipe("broken", HERE / "broken.py"),
     "unparsable": Recipe("unparsable", "def handle(data, context:\n    return data\n"),
@@ -89,6 +104,8 @@ def _command(scratch: Path, recipe: Recipe) -> list[str]:
         command += ["--config-file", str(_written(scratch / "model-config.yaml", recipe.configuration))]
     if recipe.serialized is not None:
         command += ["--serialized-file", str(recipe.serialized(scratch))]
+    if recipe.model_file is not None:
+        command += ["--model-file", str(_written(scratch / "layer.py", recipe.model_file))]
     return command
 
 

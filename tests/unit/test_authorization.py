@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import pki
 import pytest
+import transparency
 
 from torchserve_guard import archives, authorization
 from torchserve_guard.archives.signing import bundle, signature, statement
@@ -175,6 +177,26 @@ def test_a_demand_that_nobody_could_meet_or_read_is_a_complaint(keys, threshold,
 def test_a_threshold_without_keys_is_a_complaint(place):
     with pytest.raises(ConfigError, match="names nobody who could give one"):
         place.settings(guard_signature_threshold="1")
+
+
+def test_the_identities_of_the_settings_are_asked_for(place):
+    world = transparency.World()
+    pki.written(place.folder / "root.json", world.trusted())
+    who = {"guard_trusted_identities": f"release={transparency.NAME} {transparency.ISSUER}"}
+    settings = place.settings(**who, guard_sigstore_root="root.json")
+    place.put(1)
+    with pytest.raises(VerificationError, match="signed by nobody whose word counts"):
+        authorization.authorized(settings, pki.NOW)
+    stated = statement.render(statement.of_file("m", place.manifest.read_bytes()))
+    signed = place.store / "tsguard-manifest.json.alice.sigstore.json"
+    signed.write_text(json.dumps(world.bundle(stated)))
+    (signer,) = authorization.authorized(settings, pki.NOW).authorized.signers
+    assert (signer.roles, signer.identity) == ({"release"}, True)
+    looked = place.settings(**who, guard_sigstore_root="root.json", guard_signature_threshold="0")
+    assert "TSG090" in rules(looked, authorization.authorized(looked, pki.NOW))
+    (place.folder / "root.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be used as a trusted root"):
+        authorization.authorized(settings, pki.NOW)
 
 
 def test_what_is_to_be_said_of_a_manifest_is_said(place):

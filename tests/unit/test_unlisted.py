@@ -10,7 +10,7 @@ from torchserve_guard.errors import ConfigError, VerificationError
 from torchserve_guard.findings import Severity
 from torchserve_guard.preflight import preflight
 from torchserve_guard.registration import Registration
-from torchserve_guard.settings import Flags, Surroundings, load
+from torchserve_guard.settings import Flags, LoadItem, Surroundings, load
 from torchserve_guard.wire import Listener, classify
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -73,7 +73,7 @@ def test_what_is_not_in_the_manifest_is_not_loaded_in_any_profile(settings, tmp_
     registration = Registration(made, archives.Store(tmp_path / "s"), tmp_path / "e", tmp_path / "l", lambda: NOW)
     made.manifest.unlink()
     with pytest.raises((ConfigError, VerificationError)):
-        registration._admitted("planted.mar")
+        registration._admitted(LoadItem("planted.mar"), None)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The control socket: two questions over HTTP on a unix socket, answered to this user and to root only."""
+"""The control socket: a few questions over HTTP on a unix socket, answered to this user and to root only."""
 
 from __future__ import annotations
 
@@ -8,24 +8,37 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
 from torchserve_guard import looks
+from torchserve_guard.admin import metrics
 from torchserve_guard.admin.status import Status
 from torchserve_guard.errors import ConfigError
 
 LONGEST_REQUEST = 4096
 DEADLINE = 5.0
+KNOWN = "known are GET /status, GET /metrics, POST /verify and POST /stop"
 
 
 class ControlSocket:
-    """Listens on `path` (in a folder of mode 0700). `status` answers GET /status, `stop` obeys POST /stop."""
+    """Listens on `path` (in a folder of mode 0700).
 
-    def __init__(self, path: Path, status: Callable[[], Status], stop: Callable[[], None]) -> None:
+    `status` answers GET /status and GET /metrics, `stop` obeys POST /stop, and `verify` answers POST /verify with a
+    document, in its own time; None as long as there is nothing to verify.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        status: Callable[[], Status],
+        stop: Callable[[], None],
+        verify: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self.path = path
+        self._verify = verify
         self._status = status
         self._stop = stop
         self._server: asyncio.Server | None = None
@@ -55,22 +68,34 @@ class ControlSocket:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(DEADLINE):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head, writer.get_extra_info("socket")))
+            answer = await self._answer(head, writer.get_extra_info("socket"))
+            async with asyncio.timeout(DEADLINE):
+                writer.write(answer)
                 await writer.drain()
         writer.close()
 
-    def _answer(self, head: bytes, connection: socket.socket) -> bytes:
+    async def _answer(self, head: bytes, connection: socket.socket) -> bytes:
         if _peer(connection) not in {0, os.geteuid()}:
             return _rendered(HTTPStatus.FORBIDDEN, {"message": "this socket answers its own user only"})
         method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         match method, rest.partition(" ")[0]:
             case "GET", "/status":
                 return _rendered(HTTPStatus.OK, self._status().document())
+            case "GET", "/metrics":
+                return _framed(HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.render(self._status()).encode())
+            case "POST", "/verify":
+                return await self._verified()
             case "POST", "/stop":
                 self._stop()
                 return _rendered(HTTPStatus.OK, {"stopping": True})
             case _:
-                return _rendered(HTTPStatus.NOT_FOUND, {"message": "known are GET /status and POST /stop"})
+                return _rendered(HTTPStatus.NOT_FOUND, {"message": KNOWN})
+
+    async def _verified(self) -> bytes:
+        document = None if self._verify is None else await self._verify()
+        if document is None:
+            return _rendered(HTTPStatus.SERVICE_UNAVAILABLE, {"message": "the door is not open"})
+        return _rendered(HTTPStatus.OK, document)
 
 
 def _peer(connection: socket.socket) -> int:
@@ -80,8 +105,9 @@ def _peer(connection: socket.socket) -> int:
 
 
 def _rendered(status: HTTPStatus, document: object) -> bytes:
-    body = json.dumps(document).encode() + b"\n"
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    )
+    return _framed(status, "application/json", json.dumps(document).encode() + b"\n")
+
+
+def _framed(status: HTTPStatus, kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"Connection: close\r\n\r\n" + body

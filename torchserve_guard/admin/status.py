@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 SCHEMA = "torchserve_guard/status/v1"
@@ -20,7 +20,10 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The guard at one moment. `uptime` is in seconds, `models` name archive and digest, `door` and `grpc` count."""
+    """The guard at one moment. `uptime` is in seconds, `models` name archive and digest, `door` and `grpc` count.
+
+    `verification` counts the looks at what is served, `processes` are those at the door beside the guard's own.
+    """
 
     state: State
     version: str
@@ -33,6 +36,8 @@ class Status:
     models: tuple[Mapping[str, str], ...]
     door: Mapping[str, int]
     grpc: Mapping[str, int]
+    verification: Mapping[str, float] = field(default_factory=dict)
+    processes: tuple[Mapping[str, float | str], ...] = ()
 
     def document(self) -> dict[str, object]:
         """Return the status as it is shown in JSON."""

@@ -19,13 +19,14 @@ from torchserve_guard.archives.manifest import read as read_manifest
 from torchserve_guard.archives.manifest import render as render_manifest
 from torchserve_guard.archives.model_config import check as check_model_config
 from torchserve_guard.archives.signing.authority import Authorized, authorize
-from torchserve_guard.archives.signing.demand import Demand, Signer
+from torchserve_guard.archives.signing.demand import Demand, Identity, Signer
 from torchserve_guard.archives.store import Staged, Store, code_of, model_of
 from torchserve_guard.archives.texts import collect as collect_texts
 
 __all__ = [
     "Authorized",
     "Demand",
+    "Identity",
     "Limits",
     "Manifest",
     "MemberEntry",

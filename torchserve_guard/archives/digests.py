@@ -18,7 +18,8 @@ from typing import ParamSpec, Self, TypeVar
 
 from torchserve_guard.archives.lanes import Lane
 from torchserve_guard.archives.manifest import CHUNK, Chunks
-from torchserve_guard.archives.sources import Progress, Source
+from torchserve_guard.archives.progress import Progress
+from torchserve_guard.archives.sources import Source
 
 MOST_HANDS = 16
 """Threads that hash at once: more would wait for the memory, not for SHA-256."""

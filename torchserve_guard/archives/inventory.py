@@ -12,8 +12,9 @@ from torchserve_guard.archives.digests import READERS, Crew, cores
 from torchserve_guard.archives.ledger import differences
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry
+from torchserve_guard.archives.progress import Progress, expect
 from torchserve_guard.archives.reading import read_subject
-from torchserve_guard.archives.sources import Progress, open_file
+from torchserve_guard.archives.sources import open_file, size_of
 from torchserve_guard.errors import ConfigError, VerificationError
 
 MOST_ROWS = 20
@@ -25,6 +26,7 @@ _LOADABLE = (".mar", ".model", ".tar.gz", ".war")
 def describe(path: Path, *, limits: Limits | None = None, progress: Progress | None = None) -> SubjectEntry:
     """Return the manifest's entry for an archive or an archive directory, read whole and strictly."""
     _verify_name(path.name, path)
+    expect(progress, size_of(path), "reading")
     return read_subject(path, None, None, limits, progress)
 
 
@@ -44,6 +46,7 @@ def create(
         _verify_name(name, store / name)
     if not listed:
         raise ConfigError(f"{store}: holds no archives, and an empty manifest permits nothing")
+    expect(progress, sum(size_of(store / name) for name in listed), "listing")
     with Crew(progress) as crew:
         subjects = crew.each(lambda name: describe(store / name, limits=limits, progress=crew.tell), listed, READERS)
     return Manifest(
@@ -67,6 +70,7 @@ def verify(manifest: Manifest, store: Path, *, whole: bool = False, progress: Pr
     that proves. `whole` is for who does not trust the manifest to be of one piece: then one reading of each archive
     computes both its digests. `progress` is called by one thread at a time.
     """
+    expect(progress, sum(size_of(store / subject.name) for subject in manifest.subjects), "verifying")
     with Crew(progress) as crew:
         found_out = crew.each(
             lambda subject: _complaint(store, subject, crew, whole=whole), manifest.subjects, cores() + 1

@@ -42,7 +42,7 @@ LARGEST = 32 << 20
 CHUNK = 64 << 20
 """Bytes of a chunk in the manifests that we write; only archives that are larger have any."""
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 def _moment(value: object) -> object:
@@ -79,7 +79,8 @@ Moment = Annotated[
     datetime,
     BeforeValidator(_moment),
     AfterValidator(_whole_seconds),
-    PlainSerializer(lambda value: value.strftime("%Y-%m-%dT%H:%M:%SZ"), return_type=str),
+    # Not by strftime, which writes the year 890 with three digits.
+    PlainSerializer(lambda value: f"{value.replace(tzinfo=None).isoformat()}Z", return_type=str),
 ]
 
 
@@ -234,9 +235,14 @@ def _validate(value: Any, where: str) -> Manifest:
         raise ConfigError.of(document.complaints(where, error)) from error
 
 
+_NO_ARCHIVE = "no `.mar` archive and no `.tar.gz`, and an empty manifest permits nothing"
+
+
 def _of_checksums(data: bytes, where: str) -> Manifest:
     """Return the archives of a `SHA256SUMS`; what is not called like one could not be loaded anyway."""
     rows = [row for row in checksums.parse(data, where) if _archive_kind(row[1]) is not None]
+    if not rows:
+        raise ConfigError(f"{where}: lists {_NO_ARCHIVE}")
     subjects = [
         {"name": name, "kind": _archive_kind(name), "size": None, "sha256": digest, "members": ()}
         for digest, name in sorted(rows, key=lambda row: row[1])
@@ -255,9 +261,7 @@ def _of_bundle(data: bytes, where: str) -> Manifest:
         (row for row in stated.files if "/" not in row[0] and _archive_kind(row[0]) is not None), key=lambda row: row[0]
     )
     if not rows:
-        raise ConfigError(
-            f"{where}: the bundle lists no `.mar` archive and no `.tar.gz`, and an empty manifest permits nothing"
-        )
+        raise ConfigError(f"{where}: the bundle lists {_NO_ARCHIVE}")
     subjects = [
         {"name": name, "kind": _archive_kind(name), "size": None, "sha256": sha256, "members": ()}
         for name, sha256 in rows

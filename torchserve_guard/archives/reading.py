@@ -20,8 +20,9 @@ from torchserve_guard.archives.ledger import Ledger, differences
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import CHUNK, Chunks, MemberEntry, SubjectEntry
 from torchserve_guard.archives.passage import Sink, Tape, walk
+from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.refusal import Reason, refuse
-from torchserve_guard.archives.sources import Progress, Source, listing, open_directory, open_file, open_member
+from torchserve_guard.archives.sources import Source, listing, open_directory, open_file, open_member
 from torchserve_guard.errors import VerificationError
 
 Walk = Callable[[Iterator[bytes], Sink], None]

@@ -6,6 +6,7 @@
     ROOT/aside/KIND-DIGEST                   the last tree found changed, kept to be looked at
     ROOT/subjects/KIND-DIGEST/idle           for how many starts nobody asked for it
     ROOT/leases/...                          who uses what; see `leases`
+    ROOT/copies/...                          trees that their models may write to; see `copies`
 
 A tree gets its name by one rename, after its digest was compared: what has a name is whole. Nothing is
 synced to the disk, on purpose: every stage compares the whole tree with its digests before it is used, so a
@@ -19,18 +20,20 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchserve_guard.archives import manifest, mar, record, trees
+from torchserve_guard.archives.copies import Copies, Files
 from torchserve_guard.archives.digests import READERS, Crew
 from torchserve_guard.archives.lanes import Lane
 from torchserve_guard.archives.leases import Lease, claimed
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.locks import DIRECTORY, abandoned, locked, verify_private
+from torchserve_guard.archives.locks import DIRECTORY, locked, verify_private
 from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
+from torchserve_guard.archives.progress import Progress, expect
 from torchserve_guard.archives.reading import read_subject
-from torchserve_guard.archives.sources import Progress, open_directory, open_member
+from torchserve_guard.archives.sources import open_directory, open_member, size_of
 from torchserve_guard.errors import GuardError, VerificationError
 
 _IDLE = "idle"
@@ -49,6 +52,7 @@ class Staged:
     size: int
     tree: Path
     members: tuple[MemberEntry, ...]
+    files: Files = Files.READ_ONLY
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -81,6 +85,7 @@ class Store:
         with locked(self._root):
             self._lease = Lease(self._root / "leases")
         self._sweep()
+        self._copies = Copies(self._root / "copies")
 
     def stage(
         self,
@@ -95,6 +100,7 @@ class Store:
         The source is hashed every time, and so is the tree. `progress` is told the bytes of the source, by one thread
         at a time.
         """
+        expect(progress, size_of(source), "verifying")
         with Crew(progress) as crew:
             return self._staged(source, subject, limits, crew)
 
@@ -109,6 +115,7 @@ class Store:
         wanted = list(subjects)
         # One that is asked for twice is staged once: a model can be loaded under two names.
         distinct = {_key(source, subject): (source, subject) for source, subject in wanted}
+        expect(progress, sum(size_of(source) for source, _ in distinct.values()), "verifying")
         with Crew(progress) as crew:
             outcomes = crew.each(lambda one: self._outcome(*one, limits, crew), distinct.values(), READERS)
         errors = [outcome for outcome in outcomes if isinstance(outcome, VerificationError)]
@@ -133,6 +140,22 @@ class Store:
         except OSError as error:
             raise GuardError(f"{source}: cannot be staged in {self._root}: {error.strerror or error}") from error
 
+    @property
+    def root(self) -> Path:
+        """The private directory of the store."""
+        return self._root
+
+    def held(self, subject: SubjectEntry, *, progress: Progress | None = None) -> Staged | None:
+        """Return the subject's tree if it is here and still what the manifest lists, member by member, else None.
+
+        For a subject that lies elsewhere: its source is not asked for. Without listed members it is never said to be.
+        """
+        try:
+            with Crew(progress) as crew:
+                return self._warm(None, subject, None, crew)
+        except OSError as error:
+            raise GuardError(f"{self._root}: cannot be read: {error.strerror or error}") from error
+
     def collect(self, listed: Iterable[SubjectEntry], idle: int = IDLE_STARTS) -> list[str]:
         """Remove trees that are neither listed nor in use, and were not for the last starts; return their names.
 
@@ -154,6 +177,26 @@ class Store:
         self._sweep()
         return [home.name for home in due]
 
+    def copy(self, staged: Staged) -> Staged:
+        """Return the subject with a private writable copy of its tree, compared again; raise VerificationError.
+
+        It is there until it is discarded, or its guard ends.
+        """
+        try:
+            with Crew() as crew:
+                tree, files = self._copies.make(staged.tree, staged.members, crew)
+        except OSError as error:
+            raise GuardError(f"{staged.name}: cannot be copied in {self._root}: {error.strerror or error}") from error
+        return replace(staged, tree=tree, files=files)
+
+    def discard(self, staged: Staged) -> None:
+        """Remove a private copy; a tree of the store stays."""
+        self._copies.remove(staged.tree)
+
+    def discard_all(self) -> None:
+        """Remove all private copies that were made here: whoever served from them has ended."""
+        self._copies.clear()
+
     def clear(self) -> None:
         """Remove the whole store: for one that was made to look, not to serve."""
         self._lease.close()
@@ -168,10 +211,10 @@ class Store:
                 found = read_subject(source, subject, writer, limits, crew.tell)
             trees.seal(tree, found.members)
             (work / record.NAME).write_bytes(manifest.render_subject(found))
-            home = self._place(work, subject)
+            home = self._standing(subject, found, crew) or self._place(work, subject)
         return _staged(subject, found, home)
 
-    def _warm(self, source: Path, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged | None:
+    def _warm(self, source: Path | None, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged | None:
         """Return the tree that is here, compared again as a whole; None if there is none, or no longer."""
         home = self._home(subject)
         # INVARIANT: it is claimed before it is looked at, so `collect` took it before, or leaves it alone.
@@ -185,7 +228,7 @@ class Store:
             found = record.read(home, subject)
             with Lane("tsguard-verify") as verifying:
                 verifying.give(lambda: trees.verify(home / "tree", found.members, crew))
-                noted = record.verify_source(source, subject, found, limits, crew)
+                noted = record.verify_source(source, subject, found, limits, crew) if source is not None else found
         except trees.Drift:
             self._set_aside(home)
             return None
@@ -203,6 +246,20 @@ class Store:
 
     def _home(self, subject: SubjectEntry) -> Path:
         return self._root / "subjects" / f"{subject.kind}-{subject.sha256}"
+
+    def _standing(self, subject: SubjectEntry, found: SubjectEntry, crew: Crew) -> Path | None:
+        """Return the home of a tree that equals the one just made; None if there is none.
+
+        Another guard may be serving from it, and would take one in its place for drift.
+        """
+        home = self._home(subject)
+        if not home.exists():
+            return None
+        try:
+            trees.verify(home / "tree", found.members, crew)
+        except trees.Drift:
+            return None
+        return home
 
     def _place(self, work: Path, subject: SubjectEntry) -> Path:
         """Give a finished tree its name; one that somebody else finished meanwhile makes room."""
@@ -239,13 +296,7 @@ class Store:
     def _sweep(self) -> None:
         """Remove what nobody is making any more: a lock ends with the process that held it."""
         with locked(self._root):
-            for leftover in (self._root / "staging").iterdir():
-                if leftover.is_symlink() or not leftover.is_dir():
-                    leftover.unlink()
-                    continue
-                with abandoned(leftover) as nobodys:
-                    if nobodys:
-                        trees.remove(leftover)
+            trees.sweep(self._root / "staging")
 
 
 def _starts_idle(home: Path, *, used: bool) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from torchserve_guard.archives.manifest import SubjectEntry
+from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.reading import read_subject
-from torchserve_guard.archives.sources import Progress, open_directory, open_member
+from torchserve_guard.archives.sources import open_directory, open_member
 from torchserve_guard.archives.store import Staged
 
 LARGEST: Final = 1 << 20

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from torchserve_guard.archives.digests import Crew, digest_of, gathered
+from torchserve_guard.archives.locks import abandoned
 from torchserve_guard.archives.manifest import MemberEntry
 from torchserve_guard.archives.names import MARKER, parents
 from torchserve_guard.archives.sources import listing, open_directory, open_member
@@ -37,10 +38,7 @@ class TreeWriter:
 
     def expect(self, size: int) -> None:
         """Raise GuardError when the disk has no room for so many bytes."""
-        disk = os.fstatvfs(self._root)
-        free = disk.f_bavail * disk.f_frsize
-        if size > free:
-            raise GuardError(f"the store's disk has {free} bytes left, and {size} are needed: make room")
+        verify_room(self._root, size)
 
     def open(self, path: str) -> None:
         """Create a file and the directories above it, or an empty directory."""
@@ -69,6 +67,14 @@ class TreeWriter:
             self._made.add(path)
 
 
+def verify_room(directory: int, size: int) -> None:
+    """Return if the disk of a directory has room for so many bytes; raise GuardError."""
+    disk = os.fstatvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if size > free:
+        raise GuardError(f"the store's disk has {free} bytes left, and {size} are needed: make room")
+
+
 def seal(tree: Path, members: Iterable[MemberEntry]) -> None:
     """Make a tree read-only, with a marker beside a lone directory, or TorchServe would read one level down."""
     marker = marker_of(members)
@@ -92,13 +98,39 @@ def verify(tree: Path, members: tuple[MemberEntry, ...], crew: Crew) -> None:
     try:
         with open_directory(tree, where) as root:
             _verify_shape(root, members, where)
-            _verify_contents(root, members, where, crew)
+            verify_contents(root, members, where, crew)
     except VerificationError as error:
         raise Drift(str(error)) from error
 
 
+def verify_contents(root: int, members: tuple[MemberEntry, ...], where: str, crew: Crew) -> None:
+    """Return if the files of a tree have these digests; on all cores, the largest first. Raise `Drift`."""
+    files = sorted((member for member in members if not member.path.endswith("/")), key=lambda member: -member.size)
+
+    def verify_one(member: MemberEntry) -> None:
+        with open_member(root, member.path, where) as source:
+            if source.size != member.size or digest_of(source, crew.heed) != member.sha256:
+                raise Drift(f"{where}!{member.path}: was changed in the staged tree")
+
+    gathered([crew.submit(verify_one, member) for member in files])
+
+
+def sweep(folder: Path) -> None:
+    """Remove the trees in a folder that nobody holds any more; to be called by whoever has the folder's lock."""
+    for leftover in folder.iterdir():
+        if leftover.is_symlink() or not leftover.is_dir():
+            leftover.unlink()
+            continue
+        with abandoned(leftover) as nobodys:
+            if nobodys:
+                remove(leftover)
+
+
 def remove(path: Path) -> None:
     """Remove a tree and what is around it, read-only or not; links are removed, not followed."""
+    if path.is_symlink():
+        path.unlink()
+        return
     for directory, names, files in os.walk(path):
         os.chmod(directory, 0o700)  # noqa: PTH101 - os.walk does not follow links
         for name in names:
@@ -136,15 +168,3 @@ def _verify_status(status: os.stat_result, size: int | None, where: str, path: s
         raise Drift(f"{where}!{path}: kind, mode or owner was changed in the staged tree")
     if size is not None and (status.st_size != size or status.st_nlink != 1):
         raise Drift(f"{where}!{path}: size or number of links was changed in the staged tree")
-
-
-def _verify_contents(root: int, members: tuple[MemberEntry, ...], where: str, crew: Crew) -> None:
-    """Compare the digests, on all cores, the largest first."""
-    files = sorted((member for member in members if not member.path.endswith("/")), key=lambda member: -member.size)
-
-    def verify_one(member: MemberEntry) -> None:
-        with open_member(root, member.path, where) as source:
-            if source.size != member.size or digest_of(source, crew.heed) != member.sha256:
-                raise Drift(f"{where}!{member.path}: was changed in the staged tree")
-
-    gathered([crew.submit(verify_one, member) for member in files])

@@ -1,6 +1,7 @@
-"""WHAT HAPPENED: one line for each decision that matters, written before it takes effect."""
+"""WHAT HAPPENED: a line for each decision that matters, before it takes effect; one for each request, after it."""
 
+from torchserve_guard.audit.access_log import AccessLog
 from torchserve_guard.audit.entry import Entry, render
 from torchserve_guard.audit.log import AuditLog
 
-__all__ = ["AuditLog", "Entry", "render"]
+__all__ = ["AccessLog", "AuditLog", "Entry", "render"]

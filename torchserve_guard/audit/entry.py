@@ -9,12 +9,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import cast
 
 from torchserve_guard.access import Decision, Operation, Principal
+from torchserve_guard.origin import redacted
 
 LONGEST_TEXT = 1024
 
-Value = str | int | float | bool | None | list[str] | dict[str, str]
+Value = str | int | float | bool | None | list[str] | dict[str, str] | dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,16 @@ def render(entry: Entry, sequence: int) -> bytes:
 
 
 def _shortened(value: Value) -> Value:
-    """Return the value with long text cut: a client decides how long a target is, not how fast the disk fills."""
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        return value[:LONGEST_TEXT] + "..."
-    return value
+    """Return the value with long text cut, and without what in an address opens something.
+
+    A client decides how long a target is, not how fast the disk fills.
+    """
+    if isinstance(value, dict):
+        return cast("Value", {key: _shortened(one) for key, one in value.items()})
+    if not isinstance(value, str):
+        return value
+    told = redacted(value)
+    return told if len(told) <= LONGEST_TEXT else told[:LONGEST_TEXT] + "..."
 
 
 def of_request(

@@ -49,6 +49,7 @@ class Means:
     store: Store
     interpreter: Interpreter
     advance: Callable[[int], None]
+    fetch: bool
 
 
 class Threshold(Enum):
@@ -71,6 +72,10 @@ def check(
     docs_url: Annotated[
         str | None, typer.Option("--docs-url", metavar="URL", help="Where your copy of docs/checks.md is published.")
     ] = None,
+    *,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch and look at archives that lie elsewhere, as a start would.")
+    ] = False,
 ) -> None:
     """Check configuration and archives as a start would, and start nothing.
 
@@ -80,7 +85,7 @@ def check(
     from torchserve_guard import reporting  # noqa: PLC0415 - only needed here
 
     with Progress(sys.stderr) as progress:
-        outcomes = tuple(_outcomes(asked, _severity(fail_on), progress))
+        outcomes = tuple(_outcomes(asked, _severity(fail_on), progress, fetch=fetch))
     several = len(asked.configs) > 1 or any(looks.is_folder(path) for path in asked.configs)
     account = reporting.Account(outcomes, __version__, _root(), several, docs_url, _rules(form))
     text = _coloured(account) if form is Format.TEXT and output is None else reporting.FORMATS[form.value](account)
@@ -98,14 +103,16 @@ def _severity(fail_on: Threshold | None) -> Severity | None:
     return Severity[fail_on.name] if fail_on is not None else None
 
 
-def _outcomes(asked: options.Asked, threshold: Severity | None, progress: Progress) -> Iterator[Outcome]:
+def _outcomes(
+    asked: options.Asked, threshold: Severity | None, progress: Progress, *, fetch: bool
+) -> Iterator[Outcome]:
     """Yield the outcome of each configuration; what is unpacked or asked for one is there for the next."""
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
     from torchserve_guard.workers import Remembered  # noqa: PLC0415 - heavy, and only needed here
 
     with tempfile.TemporaryDirectory(prefix="tsguard-check-") as folder:
         store = archives.Store(Path(folder) / "store")
-        means = Means(asked, threshold, store, Remembered(os.environ), progress.advance)
+        means = Means(asked, threshold, store, Remembered(os.environ), progress, fetch)
         try:
             for path in asked.configs or (None,):
                 if path is None or not looks.is_folder(path):
@@ -139,7 +146,7 @@ def _outcome(path: Path | None, means: Means) -> Outcome:
     stops = settings.fail_on if means.threshold is None else means.threshold
     now = datetime.now(UTC)
     try:
-        checked = preflight(settings, means.store, now, means.advance, interpreter=means.interpreter)
+        checked = preflight(settings, means.store, now, means.advance, interpreter=means.interpreter, fetch=means.fetch)
         return Outcome(checked.report, stops)
     except GuardError as error:
         return Outcome.of_error(target, error, stops, accepted(settings, settings.findings, now))

@@ -21,12 +21,12 @@ def archives_of(old: Path, new: Path, progress: Progress) -> Told:
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
     with files.names_are_text(old), files.names_are_text(new):
-        before, after = (archives.describe(path, progress=progress.advance) for path in (old, new))
+        before, after = (archives.describe(path, progress=progress) for path in (old, new))
         if not archives.changed(before, after):
             return [], []
         texts = (
-            archives.collect_texts(old, before, archives.is_text, progress.advance),
-            archives.collect_texts(new, after, archives.is_text, progress.advance),
+            archives.collect_texts(old, before, archives.is_text, progress),
+            archives.collect_texts(new, after, archives.is_text, progress),
         )
     name = after.name if before.name == after.name else f"{before.name} -> {after.name}"
     return [], list(archives.compare_subjects(name, before, after, texts))
@@ -59,8 +59,8 @@ def _texts(
             continue
         try:
             texts[before.name] = (
-                archives.collect_texts(stores[0] / before.name, before, archives.is_text, progress.advance),
-                archives.collect_texts(stores[1] / before.name, after, archives.is_text, progress.advance),
+                archives.collect_texts(stores[0] / before.name, before, archives.is_text, progress),
+                archives.collect_texts(stores[1] / before.name, after, archives.is_text, progress),
             )
         except VerificationError as error:
             complaints += error.complaints

@@ -40,7 +40,7 @@ def inspect(
     with tempfile.TemporaryDirectory(prefix="tsguard-inspect-") as folder, Progress(sys.stderr) as progress:
         store = archives.Store(Path(folder) / "store")
         try:
-            found = inspection.inspect(path, store, progress.advance)
+            found = inspection.inspect(path, store, progress)
         finally:
             store.clear()
     if as_json:

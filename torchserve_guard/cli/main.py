@@ -10,6 +10,7 @@ import typer
 
 from torchserve_guard import __version__
 from torchserve_guard.cli import check, config, control, inspect, lines, manifest, shim, start
+from torchserve_guard.cli.narrowing import narrowed
 from torchserve_guard.errors import GuardError
 
 INTERNAL = 1
@@ -51,7 +52,7 @@ def main() -> None:
     """Run the command line and exit with a code of the contract."""
     _say_what_cannot_be_encoded()
     try:
-        app()
+        narrowed(app, sys.argv[1:])()
     except GuardError as error:
         for line in lines.of_error(error):
             typer.echo(line, err=True)

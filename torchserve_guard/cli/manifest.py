@@ -64,7 +64,7 @@ def create(
             version=version,
             created=now,
             expires=expires,
-            progress=progress.advance,
+            progress=progress,
         )
     files.replace(path, archives.render_manifest(made), "--manifest")
     typer.echo(printable(f"{path}: version {version}, {len(made.subjects)} archives"))
@@ -82,6 +82,8 @@ def verify(
     trusted: signing.Trusted = None,
     threshold: signing.Threshold = None,
     *,
+    identities: signing.TrustedIdentity = None,
+    root: signing.SigstoreRoot = None,
     whole: Whole = False,
 ) -> None:
     """Verify that a model store holds exactly what its manifest lists, and who signed that.
@@ -92,14 +94,15 @@ def verify(
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
     path = manifest or model_store / NAME
-    demand = signing.demanded(trusted, threshold)
+    demand = signing.demanded(trusted, threshold, identities, root)
     with Progress(sys.stderr) as progress:
         found = archives.authorize(path, demand, datetime.now(UTC))
         listed = found.manifest
-        archives.verify_store(listed, model_store, whole=whole, progress=progress.advance)
+        archives.verify_store(listed, model_store, whole=whole, progress=progress)
     typer.echo(printable(f"{path}: version {listed.version}, {len(listed.subjects)} archives, all as listed"))
     for signer in found.signers:
-        typer.echo(printable(f"signed by {signer}, key {signer.fingerprint}"))
+        key = "" if signer.identity else f", key {signer.fingerprint}"
+        typer.echo(printable(f"signed by {signer}{key}"))
     for why in found.ignored:
         typer.echo(printable(why), err=True)
 

@@ -38,6 +38,20 @@ Trusted = Annotated[
         "--trusted-key", metavar="[ROLE=]FILE", help="A public key or certificate that may sign; may be repeated."
     ),
 ]
+TrustedIdentity = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-identity",
+        metavar="[ROLE=]NAME ISSUER",
+        help="A mail address or URI, a blank, and the URL of who has seen it: may sign by Sigstore; may be repeated.",
+    ),
+]
+SigstoreRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--sigstore-root", metavar="FILE", help="The trusted_root.json of the Sigstore that is believed about them."
+    ),
+]
 Threshold = Annotated[
     str | None,
     typer.Option(
@@ -96,7 +110,8 @@ def sign(
     """
     if keyless or key is None:
         raise ConfigError(
-            "keyless signing needs a reachable Sigstore and is not known to this version; name a private key with --key"
+            "keyless signing needs a reachable Sigstore, and is left to its own tool: `guard.trusted_identities` takes "
+            "what `model_signing sign sigstore` makes; or name a private key with --key"
             if keyless
             else "no key to sign with; name the file of a private key with --key"
         )
@@ -112,20 +127,30 @@ def sign(
     typer.echo(printable(f"{target}: {told}"))
 
 
-def demanded(trusted: list[str] | None, threshold: str | None) -> Demand:
+def demanded(
+    trusted: list[str] | None, threshold: str | None, identities: list[str] | None = None, root: Path | None = None
+) -> Demand:
     """Return what the options of `verify` demand; raise ConfigError."""
-    from torchserve_guard.archives import Demand  # noqa: PLC0415 - heavy, and only needed here
-    from torchserve_guard.settings import trusted as spelling  # noqa: PLC0415
+    from torchserve_guard.archives import Demand, Identity  # noqa: PLC0415 - heavy, and only needed here
+
+    if not trusted and not identities and threshold is None and root is None:
+        return Demand()
+    from torchserve_guard.settings import trusted as spelling  # noqa: PLC0415 - heavy, and most do without
 
     try:
         keys = spelling.parse_keys(",".join(trusted), Path.cwd()) if trusted else ()
-        count, roles = spelling.parse_threshold(threshold) if threshold is not None else (min(len(keys), 1), ())
+        named = spelling.parse_identities(",".join(identities)) if identities else ()
+        trust: spelling.Trusted = (*keys, *named)
+        count, roles = spelling.parse_threshold(threshold) if threshold is not None else (min(len(trust), 1), ())
     except ValueError as error:
-        raise ConfigError(f"--trusted-key, --signature-threshold: {error}") from error
-    why = spelling.fault(keys, count, roles)
+        raise ConfigError(f"--trusted-key, --trusted-identity, --signature-threshold: {error}") from error
+    why = spelling.fault(trust, count, roles)
     if why is not None:
         raise ConfigError(f"--signature-threshold `{threshold}` {why}")
-    return Demand(tuple((one.role, one.path) for one in keys), count, roles)
+    if bool(named) != (root is not None):
+        raise ConfigError("--trusted-identity says whom to trust, --sigstore-root whom to believe of them; give both")
+    told = tuple(Identity(one.role, one.name, one.issuer) for one in named)
+    return Demand(tuple((one.role, one.path) for one in keys), count, roles, told, root)
 
 
 def described(path: Path, data: bytes) -> Iterable[str]:
@@ -138,7 +163,10 @@ def described(path: Path, data: bytes) -> Iterable[str]:
     from torchserve_guard.archives.signing.rejection import Rejected  # noqa: PLC0415
 
     if bundle.looks_like_one(data):
-        yield f"signature in it: {_claimed(bundle.parse(data))}"
+        try:
+            yield f"signature in it: {_claimed(bundle.parse(data))}"
+        except (Rejected, Malformed) as why:
+            yield f"signature in it: {why}"
     for one in authority.beside(path):
         try:
             yield f"signature {one.name}: {_claimed(authority.covering(one, data))}"
@@ -147,10 +175,12 @@ def described(path: Path, data: bytes) -> Iterable[str]:
 
 
 def _claimed(made: Bundle) -> str:
-    from torchserve_guard.archives.signing import certificates  # noqa: PLC0415 - heavy, and only needed here
+    from torchserve_guard.archives.signing import certificates, keyless  # noqa: PLC0415 - heavy, and only needed here
 
     if made.hint is not None:
         return f"by the key {made.hint}, not verified here"
+    if made.entry is not None:
+        return f"by {keyless.claimed(made.certificates[0])}, not verified here"
     return f"by `{certificates.called(certificates.decode(made.certificates[0]))}`, not verified here"
 
 
@@ -187,7 +217,7 @@ def _signed_store(
     if target.parent.resolve() == store.resolve():
         left_out.add(target.name)
     with Progress(sys.stderr) as progress, files.names_are_text(store):
-        stated = signature.state_folder(store, left_out, progress.advance)
+        stated = signature.state_folder(store, left_out, progress)
         made = signature.sign(stated, key, chain)
     return target, made, f"signature by the key {short} over the {len(stated.files)} files of {store}"
 

@@ -15,7 +15,7 @@ from torchserve_guard.access import Mode
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.explaining.explanation import Explained, Explanation, Guarded
 from torchserve_guard.explaining.secrets import without_secrets
-from torchserve_guard.explaining.words import AT_RUN_TIME, FOLLOWING, IN_PLACE, NO_EFFECT
+from torchserve_guard.explaining.words import AT_RUN_TIME, FOLLOWING, IN_PLACE, NO_EFFECT, OTHER_DEFAULT
 from torchserve_guard.findings import Finding
 from torchserve_guard.frontend.configuration import PINNED, Launch
 from torchserve_guard.frontend.rundirectory import RunDirectory
@@ -141,7 +141,8 @@ class _Explaining:
         told = AT_RUN_TIME.get(key.name) or (PINNED[key.name](self.launch) if key.name in PINNED else None)
         if key.name in NO_EFFECT:
             return Guarded(told, "the guard", told)
-        return Guarded(given.text if given is not None else key.default, _where(given), told)
+        default, _ = OTHER_DEFAULT.get(key.name, (key.default, ""))
+        return Guarded(given.text if given is not None else default, _where(given), told)
 
     def _why(self, key: Key, chain: Chain) -> str:
         last = next((step for step in reversed(chain.steps) if step.counts), None)
@@ -149,6 +150,8 @@ class _Explaining:
             return NO_EFFECT[key.name]
         if key.fate is Fate.REFUSE and chain.told:
             return f"the guard does not take it: it {key.why}"
+        if key.name in OTHER_DEFAULT and not chain.told:
+            return OTHER_DEFAULT[key.name][1]
         if last is None or self.line.ts_config is None:
             return "the guard is started with --config, and reads nothing unasked"
         return self._origin(last)

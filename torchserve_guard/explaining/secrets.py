@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torchserve_guard.explaining.explanation import Explained, Explanation
+from torchserve_guard.origin import redacted
 from torchserve_guard.settings.reading import Reading
 from torchserve_guard.settings.stock import Chain, Origin, Step
 
@@ -16,6 +17,7 @@ SECRET_VARIABLE = re.compile(r"pass|secret|token|key|credential|pwd|auth", re.IG
 REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 OPTION = re.compile(r"(-D[^\s=]*(?:pass|secret|token|credential)[^\s=]*=)\S+", re.IGNORECASE)
+EXPRESSIONS = "allowed_urls"  # in which a `?` begins no query
 SHORTEST_SECRET = 4
 Hide = Callable[[str | None], str | None]
 NO_SECRETS = frozenset(
@@ -55,16 +57,17 @@ class _Hiding:
         texts = [*(step.value or "" for step in row.stock.steps), self.raw.get(row.key, "")]
         referred = {name for text in texts for name in REFERENCE.findall(text)}
         secret = bool(SECRET_KEY.search(row.key))
-        hide = self._everything if secret or not self.variables.isdisjoint(referred) else self.value
-        steps = tuple(self._step(step, hide, secret=secret) for step in row.stock.steps)
+        plain = self._expression if row.key == EXPRESSIONS else self.value
+        hide = self._everything if secret or not self.variables.isdisjoint(referred) else plain
+        steps = tuple(self._step(step, hide, plain, secret=secret) for step in row.stock.steps)
         guarded = replace(row.guarded, value=hide(row.guarded.value), told=hide(row.guarded.told))
         complaints = tuple(map(self.text, row.complaints))
         return replace(row, stock=Chain(row.key, steps), guarded=guarded, complaints=complaints)
 
-    def _step(self, step: Step, hide: Hide, *, secret: bool) -> Step:
+    def _step(self, step: Step, hide: Hide, plain: Hide, *, secret: bool) -> Step:
         """Return the step; a default is no secret, and a reference says no more than the variable's name."""
         known = step.origin is Origin.DEFAULT or (not secret and REFERENCE.search(step.value or ""))
-        return replace(step, value=self.value(step.value) if known else hide(step.value), note=self.text(step.note))
+        return replace(step, value=plain(step.value) if known else hide(step.value), note=self.text(step.note))
 
     def _everything(self, value: str | None) -> str | None:
         return None if value is None else HIDDEN
@@ -73,6 +76,12 @@ class _Hiding:
         return None if value is None else self.text(value)
 
     def text(self, text: str) -> str:
+        return redacted(self._without_users(text))
+
+    def _expression(self, value: str | None) -> str | None:
+        return None if value is None else self._without_users(value)
+
+    def _without_users(self, text: str) -> str:
         for secret in self.values:
             text = text.replace(secret, HIDDEN)
         return OPTION.sub(rf"\1{HIDDEN}", USERINFO.sub(HIDDEN, text))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torchserve_guard.errors import ConfigError
 
+ROSTER = "TSGUARD_ROSTER"
 SYSTEM_DIRECTORIES = (Path("/usr/local/bin"), Path("/usr/bin"), Path("/bin"))
 
 # What is taken over when it is there: words about language, user, processors, devices and caches.
@@ -74,7 +75,7 @@ DENIED: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"PYTHON\w*", "it changes what code the workers import or run"),
         (r"LOG4J\w*|log4j.*", "it replaces the log's configuration"),
         (r"TS_\w*|SM_TELEMETRY_LOG", "it overrides TorchServe's configuration"),
-        (r"PATH|TMPDIR|TEMP|TMP|LOG_LOCATION|METRICS_LOCATION", "the guard sets it"),
+        (r"PATH|TMPDIR|TEMP|TMP|LOG_LOCATION|METRICS_LOCATION|TSGUARD_\w*", "the guard sets it"),
         (r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)", "torchrun sets it for each worker"),
         (r"BASH_ENV|ENV|SHELLOPTS|BASHOPTS|PS4|IFS|BASH_FUNC.*", "a shell runs it"),
         (r"OMP_TOOL_LIBRARIES|CUDA_INJECTION\w*|NVTX_INJECTION\w*|KINETO_\w*", "it names a library to load"),
@@ -118,12 +119,14 @@ def build_environment(
     temporary: Path,
     log_location: Path,
     metrics_location: Path,
+    roster: Path | None = None,
     wanted: Iterable[str] = (),
 ) -> dict[str, str]:
     """Return the environment for the JVM and its workers.
 
     Of `source` come the allowed variables and those `wanted` by name; `path` are the directories of PATH, which
-    the caller trusts. Raises ConfigError for a variable that is refused, with the reason.
+    the caller trusts, and `roster` is where handlers find what was verified. Raises ConfigError for a variable that is
+    refused, with the reason.
     """
     asked = tuple(wanted)
     chosen = {name: value for name, value in source.items() if _is_allowed(name) or name in asked}
@@ -132,7 +135,8 @@ def build_environment(
         raise ConfigError.of(complaints)
     language = {} if {"LANG", "LC_ALL"} & chosen.keys() else {"LANG": _LANGUAGE}
     # INVARIANT: what the guard sets comes last, so nothing chosen can stand in for it.
-    return {**language, **chosen, **_ours(path, temporary, log_location, metrics_location)}
+    told = {} if roster is None else {ROSTER: str(roster)}
+    return {**language, **chosen, **_ours(path, temporary, log_location, metrics_location), **told}
 
 
 def path_candidates(interpreter: Path, java: Path) -> tuple[Path, ...]:

@@ -43,7 +43,7 @@ def read(der: bytes) -> Certificate | None:
         certificate = x509.load_der_x509_certificate(der)
         names = _alternative_names(certificate)
         subject = certificate.subject.rfc4514_string()
-    except (ValueError, TypeError, x509.InvalidVersion):
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
     name = subject or (names[0] if names else "")
     if not name:

@@ -9,6 +9,7 @@ in the file, so that whoever may read the file always finds a key that works.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import json
 import os
@@ -23,9 +24,9 @@ from pathlib import Path
 from torchserve_guard import draft
 from torchserve_guard.access import ANONYMOUS, Principal
 from torchserve_guard.errors import ConfigError
+from torchserve_guard.identity.ring import MOST_KNOWN, Hashed, credential_of
 
 KEY_BYTES = 32
-LONGEST_CREDENTIAL = 4096
 LARGEST_FILE = 65536
 
 
@@ -65,6 +66,7 @@ class KeyFile:
         self._now = now
         started = now()
         self._keys = {kind: new_key(kind, started, lifetime) for kind in KeyKind}
+        self._known: dict[bytes | None, Key] = {}
 
     def __repr__(self) -> str:
         """Return the path, and no key."""
@@ -75,23 +77,33 @@ class KeyFile:
 
         No header, another scheme, an unknown or an expired key: nobody in particular, `ANONYMOUS`.
         """
-        if authorization is None or len(authorization) > LONGEST_CREDENTIAL:
+        # INVARIANT: what is remembered was right as a whole, and is found by its hash, so that timing tells nothing.
+        known = self._known.get(authorization)
+        if known is not None and (known.expires is None or self._now() < known.expires):
+            return known.principal
+        credential = credential_of(authorization)
+        if credential is None:
             return ANONYMOUS
-        scheme, _, credential = authorization.partition(b" ")
-        return self._owner(credential.strip()) if scheme.lower() == b"bearer" else ANONYMOUS
-
-    def _owner(self, credential: bytes) -> Principal:
         # INVARIANT: every key is compared, each in constant time, so that timing tells nothing.
         matches = [key for key in self._keys.values() if hmac.compare_digest(key.secret, credential)]
         if matches and (matches[0].expires is None or self._now() < matches[0].expires):
+            if len(self._known) < MOST_KNOWN:
+                self._known[authorization] = matches[0]
             return matches[0].principal
         return ANONYMOUS
+
+    def hashed(self) -> tuple[Hashed, ...]:
+        """Return the keys in force for those who check them elsewhere."""
+        return tuple(
+            Hashed(hashlib.sha256(key.secret).digest(), key.expires, key.principal) for key in self._keys.values()
+        )
 
     def rotate(self, kind: KeyKind) -> None:
         """Replace one key and write the file; the old key is good for nothing from here on."""
         fresh = new_key(kind, self._now(), self._lifetime)
         self._write({**self._keys, kind: fresh})
         self._keys[kind] = fresh
+        self._known.clear()
 
     def renew_expired(self) -> tuple[KeyKind, ...]:
         """Replace the keys that have expired; return which."""

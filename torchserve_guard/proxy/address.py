@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from torchserve_guard.errors import ConfigError
 
@@ -70,6 +72,24 @@ class Address:
         if self.path is None:
             socket.create_server((self.host, self.port)).close()
 
+    def bind(self, backlog: int) -> tuple[socket.socket, ...]:
+        """Return sockets that listen here, for several processes to accept from. Raises `OSError`."""
+        if self.path is not None:
+            Path(self.path).unlink(missing_ok=True)
+            return (_bound(socket.AF_UNIX, self.path, backlog),)
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets: list[socket.socket] = []
+        try:
+            for family, _, _, _, where in dict.fromkeys(found):
+                sockets.append(_bound(family, where, backlog))
+        except OSError as error:
+            # A kernel without IPv6 may know ::1 as localhost all the same.
+            if error.errno != errno.EAFNOSUPPORT or not sockets:
+                for one in sockets:
+                    one.close()
+                raise
+        return tuple(sockets)
+
     async def listen(
         self, loop: asyncio.AbstractEventLoop, protocol: Callable[[], asyncio.Protocol], backlog: int
     ) -> asyncio.AbstractServer:
@@ -77,3 +97,19 @@ class Address:
         if self.path is not None:
             return await loop.create_unix_server(protocol, self.path, backlog=backlog)
         return await loop.create_server(protocol, self.host, self.port, backlog=backlog)
+
+
+def _bound(family: int, where: Any, backlog: int) -> socket.socket:
+    """Return a socket that listens. INVARIANT: without SO_REUSEPORT, so that nobody else listens beside the guard."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.settimeout(0)
+        bound.bind(where)
+        bound.listen(backlog)
+    except OSError:
+        bound.close()
+        raise
+    return bound

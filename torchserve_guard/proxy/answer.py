@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchserve_guard.errors import Refusal, Unauthenticated, Unavailable
+from torchserve_guard.errors import Refusal, TooMany, Unauthenticated, Unavailable
 from torchserve_guard.proxy.head import ResponseHead
 from torchserve_guard.wire import refusal_body
 
@@ -19,13 +19,16 @@ _REASONS = {
     408: b"Request Timeout",
     413: b"Request Entity Too Large",
     417: b"Expectation Failed",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     502: b"Bad Gateway",
     503: b"Service Unavailable",
 }
+_AGAIN = b"Retry-After: %d\r\n" % RETRY_AFTER_S
 _EXTRA = {
     Unauthenticated.status: b"WWW-Authenticate: Bearer\r\n",
-    Unavailable.status: b"Retry-After: %d\r\n" % RETRY_AFTER_S,
+    TooMany.status: _AGAIN,
+    Unavailable.status: _AGAIN,
 }
 # As stock says it in each of its own answers (NettyUtils.sendHttpResponse), the semicolon included: a cache that reads
 # `no-cache; no-store` as one unknown directive is still held by the other lines.

@@ -9,19 +9,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
+from time import monotonic
 from typing import cast
 
-from torchserve_guard.errors import BadRequest, Refusal, TooLarge, Unavailable
+from torchserve_guard.errors import BadRequest, Refusal, TooLarge
 from torchserve_guard.identity import Certificate, read_certificate
 from torchserve_guard.proxy import answer
 from torchserve_guard.proxy.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from torchserve_guard.proxy.enforcement import Granted, Understood
 from torchserve_guard.proxy.exchange import BUSY, CLOSING, COLLECT, HEAD, LINGER, STREAM, Exchange
 from torchserve_guard.proxy.head import NO_REQUEST, RequestHead
+from torchserve_guard.proxy.passage import Way
+from torchserve_guard.proxy.sources import source_of
+from torchserve_guard.proxy.turns import waited_too_long
 from torchserve_guard.proxy.upstream import WRITE_BUFFER
 from torchserve_guard.wire import is_json
 
 _LONGEST_KNOWN = 2048
+PREFIX_BYTES, SPAN_DIGITS = 12, 16
+_MOST_NUMBERED = 0xF000_0000  # eight digits number the requests of a connection
 
 
 class ClientConnection(Exchange):
@@ -35,23 +41,25 @@ class ClientConnection(Exchange):
         """Take the connection, unless there are too many."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
-        self._peer = peer_of(transport.get_extra_info("peername"))
+        name = transport.get_extra_info("peername")
+        self._peer, self._source = peer_of(name), source_of(name)
         self._certificate = _certificate(transport.get_extra_info("ssl_object"))
-        self._prefix = secrets.token_hex(12).encode()
-        full = self._passage.is_full()
-        self._passage.present += 1
+        self._prefix = secrets.token_hex(PREFIX_BYTES).encode()
+        self._span = b"-%b-00\r\n" % self._prefix[:SPAN_DIGITS]
+        refusal = self._passage.refusal(self._source)
+        self._passage.enter(self._source)
         self._passage.crowd.enter(self)
-        if full:
-            refusal = Unavailable("Too many connections.", rule="proxy.connections")
+        if refusal is not None:
             self._refuse(refusal, quiet=not self._passage.first_this_tick())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
         """Part from the upstream connection; a change that was forwarded is let end, so that its outcome is known."""
         self._gone = True
-        self._passage.present -= 1
+        self._passage.leave(self._source)
         self._passage.crowd.leave(self)
         self._buffer = b""
         self._collected.clear()
+        self._cut_short("client-gone")
         if self._upstream is None:
             return
         if self._granted is not None and self._granted.operation.action.changes:
@@ -63,6 +71,7 @@ class ClientConnection(Exchange):
     def pause_writing(self) -> None:
         """Read no more of an answer than the client takes."""
         self._write_paused = True
+        self._since, self._taken = self._passage.tick, self._transport.get_write_buffer_size()
         if self._upstream is not None:
             self._upstream.pause()
 
@@ -78,14 +87,14 @@ class ClientConnection(Exchange):
         """Look at the clock, once a second: end what takes too long."""
         limits, waited = self._passage.limits, self._passage.tick - self._since
         if self._state == HEAD and not self._write_paused:
-            fresh = bool(self._buffer) or not self._served
-            if waited > (limits.head_time if fresh else limits.idle_time):
-                self._late()
+            self._sweep_idle(waited)
+        elif self._waits and waited > limits.queue_time:
+            self._refuse(waited_too_long())
         elif self._state == LINGER and not self._transport.get_write_buffer_size():
             if waited > limits.linger_time:
                 self._transport.abort()
         elif self._state in (COLLECT, STREAM) and not self._write_paused:
-            if waited > limits.stall_time:
+            if waited > limits.stall_time and not self._held_back and not self._waits:
                 self._late()
         elif self._state == BUSY and not self._begun:
             if limits.answer_time is not None and waited > limits.answer_time and self._upstream is not None:
@@ -94,14 +103,26 @@ class ClientConnection(Exchange):
         elif self._write_paused or self._state in (LINGER, CLOSING):
             self._sweep_writing(waited)
 
-    def _sweep_writing(self, waited: int) -> None:
+    def _sweep_idle(self, waited: float) -> None:
+        fresh = bool(self._buffer) or not self._served
+        if waited > (self._passage.head_time if fresh else self._passage.idle_time):
+            self._late()
+        elif self._served > _MOST_NUMBERED:
+            self._prefix, self._served = secrets.token_hex(PREFIX_BYTES).encode(), 1
+
+    def _sweep_writing(self, waited: float) -> None:
         taken = self._transport.get_write_buffer_size()
         if taken != self._taken:
-            self._taken, self._since = taken, self._passage.tick
+            self._spend(abs(taken - self._taken))
+            self._taken = taken
         elif self._state == CLOSING and not taken:
             self._transport.abort()  # over TLS: all is said, and the client's own close_notify is not waited for
         elif waited > self._passage.limits.stall_time:
             self.cut()
+
+    def _spend(self, count: int) -> None:
+        """Let a client have the time that so many bytes are worth."""
+        self._since = min(self._since + count * self._passage.worth, self._passage.tick)
 
     def _late(self) -> None:
         if self._state == HEAD and not self._buffer:
@@ -161,7 +182,7 @@ class ClientConnection(Exchange):
                 return
             if known is None:
                 return
-        head, request, understood = known
+        head, request, understood, self._way = known
         self._buffer = data[len(head) :]
         self._identified(request)
         try:
@@ -169,7 +190,10 @@ class ClientConnection(Exchange):
                 # INVARIANT: a browser shows its user's certificate to whatever page asks; only a page's request has an
                 # Origin (Fetch, 3.1), and all that change something have it. A page can show no key unasked.
                 self._vouched = None if b"\norigin:" in head.lower() else self._certificate
-            self._passage.permit(understood, request.authorization, self._vouched)
+            self._understood = understood
+            self._principal = self._passage.permit(understood, request.authorization, self._vouched).name
+            if self._passage.turns is not None:
+                self._take_turn(self._passage.turns, understood.operation)
             if request.length or request.chunked:
                 self._begin_body(request, understood)
                 return
@@ -185,23 +209,29 @@ class ClientConnection(Exchange):
     def _identified(self, request: RequestHead) -> None:
         self._request = request
         self._served += 1
-        self._request_id = request.request_id or b"%b%08x" % (self._prefix, self._served)
+        made = b"%b%08x" % (self._prefix, self._served)
+        self._request_id = request.request_id or made
+        self._trace = request.trace or made
+        self._began = monotonic()
+        self._principal = ""
+        self._received = 0
 
-    def _read_new_head(self, data: bytes) -> tuple[bytes, RequestHead, Understood] | None:
+    def _read_new_head(self, data: bytes) -> tuple[bytes, RequestHead, Understood, Way] | None:
         """Return the head at the beginning of `data`, read and understood, or None when there is no whole one yet."""
         passage = self._passage
-        self._request, self._request_id = NO_REQUEST, b""
+        self._request, self._request_id, self._understood = NO_REQUEST, b"", None
         self._buffer = data
         end = data.find(b"\r\n\r\n", 0, passage.limits.head)
         if end < 0:
-            passage.reader.verify_beginning(data)
+            passage.ways[0].reader.verify_beginning(data)
             return None
-        request = passage.reader.read(data[:end])
+        way = self._way = passage.way_for(data[:end])
+        request = way.reader.read(data[:end])
         self._buffer = data[end + 4 :]
         self._identified(request)
-        understood = passage.enforcer.understand(passage.listener, request.method, request.target)
+        understood = passage.enforcer.understand(way.listener, request.method, request.target)
         self._served -= 1
-        known = data[: end + 4], request, understood
+        known = data[: end + 4], request, understood, way
         self._known = known if end <= _LONGEST_KNOWN else None
         return known
 
@@ -211,8 +241,7 @@ class ClientConnection(Exchange):
         limit = self._body_limit(understood)
         if limit is not None and length is not None and length > limit:
             raise TooLarge("The request body is too large.", rule="proxy.body-size")
-        self._understood = understood
-        self._received = 0
+        self._since = self._passage.tick
         self._left = length or 0
         self._decoder = ChunkDecoder() if request.chunked else None
         body, self._buffer = self._buffer, b""
@@ -223,6 +252,7 @@ class ClientConnection(Exchange):
         elif length is not None and len(body) >= length:
             self._state = BUSY
             self._buffer = body[length:]
+            self._received = length
             framing = b"Content-Length: %d\r\n\r\n%b" % (length, body[:length])
             self._forward(understood.line, framing, False)  # noqa: FBT003
             return
@@ -239,7 +269,7 @@ class ClientConnection(Exchange):
 
     def _read_body(self, data: bytes) -> None:
         """Read a part of the body; where it goes, the state says."""
-        self._since = self._passage.tick
+        self._spend(len(data))
         try:
             payload, done = self._payload(data)
         except Refusal as refusal:
@@ -272,6 +302,7 @@ class ClientConnection(Exchange):
         if self._decoder is None:
             payload = data if len(data) <= self._left else data[: self._left]
             self._left -= len(payload)
+            self._received += len(payload)
             done, rest = not self._left, data[len(payload) :]
         else:
             try:
@@ -326,6 +357,7 @@ class ClientConnection(Exchange):
         if granted.line is None:
             self._passage.counts.served += 1
             self._write(answer.own(200, self._request_id, self._connection_line(), head_only=False))
+            self._end(200, 0)
             self._over()
             return 200
         if self._gone:

@@ -9,6 +9,8 @@ from typing import Protocol
 
 _LOG = logging.getLogger(__name__)
 
+_SWEPT_AT_ONCE = 256
+
 
 class Member(Protocol):
     """A connection, as the door sees it."""
@@ -28,9 +30,10 @@ class Member(Protocol):
 
 
 class Crowd:
-    """Who is inside."""
+    """Who is inside. `moved` is told how many connections there are whenever that changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, moved: Callable[[int], None] | None = None) -> None:
+        self._moved = moved
         self.connections: set[Member] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._awaited: asyncio.Future[None] | None = None
@@ -38,11 +41,27 @@ class Crowd:
     def enter(self, connection: Member) -> None:
         """Count a connection in."""
         self.connections.add(connection)
+        if self._moved is not None:
+            self._moved(len(self.connections))
 
     def leave(self, connection: Member) -> None:
         """Count a connection out."""
         self.connections.discard(connection)
+        if self._moved is not None:
+            self._moved(len(self.connections))
         self._look()
+
+    def sweep(self) -> None:
+        """Have each look at the clock, some at a time: a request waits for no more than these."""
+        self._sweep_some(tuple(self.connections), 0)
+
+    def _sweep_some(self, connections: tuple[Member, ...], at: int) -> None:
+        for connection in connections[at : at + _SWEPT_AT_ONCE]:
+            if connection in self.connections:
+                connection.sweep()
+        at += _SWEPT_AT_ONCE
+        if at < len(connections):
+            asyncio.get_running_loop().call_soon(self._sweep_some, connections, at)
 
     def run(self, coroutine: Coroutine[None, None, None], broken: Callable[[], None]) -> None:
         """Run a task of a connection's; `broken` is called when it fails for a reason nobody thought of."""

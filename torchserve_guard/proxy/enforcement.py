@@ -22,6 +22,7 @@ from torchserve_guard.access import (
 )
 from torchserve_guard.audit import Entry
 from torchserve_guard.audit.entry import Value, of_request
+from torchserve_guard.audit.flood import Flood
 from torchserve_guard.errors import (
     AuditError,
     Forbidden,
@@ -33,7 +34,7 @@ from torchserve_guard.errors import (
     VerificationError,
 )
 from torchserve_guard.identity import Certificate, KeyKind
-from torchserve_guard.policy import KEYLESS, Access
+from torchserve_guard.policy import KEYLESS, Access, Closures
 from torchserve_guard.proxy import site
 from torchserve_guard.proxy.head import Kept
 from torchserve_guard.wire import METHOD_NOT_ALLOWED, Listener, classify, render, route_of, with_json_body
@@ -62,7 +63,7 @@ class Record(Protocol):
 class Understood:
     """A request line as an operation: `line` is its canonical spelling for upstream, `bare` ends a head without a body.
 
-    `permitted` remembers roles that were found to permit it.
+    `permitted` remembers roles that were found to permit it, `told` is the access log's.
     """
 
     operation: Operation
@@ -72,6 +73,7 @@ class Understood:
     takes_body: bool
     takes_json: bool
     permitted: set[frozenset[str]] = field(default_factory=set, compare=False, repr=False)
+    told: dict[tuple[str, str], tuple[object, str]] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Asked(NamedTuple):
@@ -112,7 +114,8 @@ class Enforcer:
     `identify` and `rotate` are the key file's, `decide` the policy's, `audit` the record, `now` seconds since the
     epoch. `prepare` is awaited before a permitted REGISTER_MODEL goes on and returns the operation to forward;
     `prepare_workflow` likewise for REGISTER_WORKFLOW; what they raise refuses the request. `settled` is awaited
-    after each change with the status that came back, or None when none did.
+    after each change with the status that came back, or None when none did. `closures` are the models that nobody is
+    let through to. `spread` is awaited after a key was rotated, before anybody hears of it.
     """
 
     def __init__(
@@ -127,14 +130,20 @@ class Enforcer:
         settled: Callable[[Operation, int | None], Awaitable[None]],
         now: Callable[[], float],
         prepare_workflow: Callable[[Operation], Awaitable[Operation]] | None = None,
+        closures: Closures | None = None,
+        spread: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._access = access
+        self._closures = closures if closures is not None else Closures()
+        self._closed = self._closures.models
         self._identify = identify
         self._decide = decide
         self._audit = audit
         self._rotate = rotate
+        self._spread = spread
         self._settled = settled
         self._now = now
+        self._flood = Flood(now())
         self._remembered: dict[Listener, Kept[tuple[str, bytes], Understood]] = {
             listener: Kept(_MOST_REMEMBERED) for listener in Listener
         }
@@ -153,28 +162,42 @@ class Enforcer:
                 remembered.keep((method, target), understood)
         return understood
 
-    def forestall(self, operation: Operation, authorization: bytes | None, *, certified: bool) -> None:
+    def forestall(self, understood: Understood, authorization: bytes | None, *, certified: bool) -> None:
         """Return unless an operation of this action cannot be permitted, whatever the rest of it will be.
 
         For a request whose action is known before it is read; `certified` says that a client certificate may still
         name who asks. Raises Unauthenticated, Forbidden, MethodNotAllowed.
         """
         principal = self._identify(authorization)
+        if principal.roles in understood.permitted:
+            return
+        operation = understood.operation
         decision = self._decide(self._access, principal, operation)
         hopeless = operation.action.changes and self._access.mode is Mode.NONE
         nobody = principal.name == ANONYMOUS.name and not certified
         if not decision.permitted and (hopeless or nobody):
             raise self._forbidden(principal, operation, decision)
+        if decision.permitted and len(understood.permitted) < _MOST_ROLES:
+            understood.permitted.add(principal.roles)
 
     def permit(
         self, understood: Understood, authorization: bytes | None, certificate: Certificate | None = None
-    ) -> None:
-        """Return if the request may go on. Raises what `manage` raises for who may not ask."""
-        principal = self._who(authorization, certificate)
+    ) -> Principal:
+        """Return who asks, if they may. Raises what `manage` raises for who may not ask, and for a closed model."""
+        principal = self._identify(authorization)
+        if certificate is not None:
+            principal = certificate.together(principal, self._now())
         # INVARIANT: a decision depends on mode, operation and the principal's roles, and on nothing else, so a
         # permission holds for whoever has the same roles.
         if principal.roles not in understood.permitted:
             self._verify(understood, principal)
+        if self._closed:
+            self._closures.verify(understood.operation)
+        return principal
+
+    def name_of(self, asked: Asked) -> str:
+        """Return the name of who asks."""
+        return self._who(asked.authorization, asked.certificate).name
 
     def _who(self, authorization: bytes | None, certificate: Certificate | None) -> Principal:
         """Return who asks: whom the key stands for, and whom the client certificate does."""
@@ -200,6 +223,7 @@ class Enforcer:
         if json_body is not None:
             understood = _spelled(with_json_body(understood.operation, json_body))
             decision = self._verify(understood, principal)
+        self._closures.verify(understood.operation)
         if KEYLESS in decision.rules:
             site.verify_own(asked.host, from_page=asked.from_page)
         granted = Granted(asked, principal, understood.operation, decision, understood.line)
@@ -216,21 +240,37 @@ class Enforcer:
             await self._settled(granted.operation, status)
 
     def turned_away(self, asked: Asked, refusal: Refusal) -> Refusal:
-        """Record a refusal; return the one to answer with, which is Unavailable when it cannot be recorded."""
+        """Record a refusal; return the one to answer with, which is Unavailable when it cannot be recorded.
+
+        Of a flood of them some are recorded, and the number of the others (`sum_up`).
+        """
+        now = self._now()
+        if not self._flood.admits(refusal.rule, _host(asked.peer), refusal.status, now):
+            return refusal
         fields: dict[str, Value] = {
             **_where(asked),
             "method": asked.method,
             "target": asked.target.decode("latin-1"),
-            "principal": self._who(asked.authorization, asked.certificate).name,
+            "principal": self.name_of(asked),
             "rule": refusal.rule,
             "reason": refusal.reason,
             "status": refusal.status,
         }
         try:
-            self._audit.write(Entry(self._now(), "refusal", fields))
+            self._audit.write(Entry(now, "refusal", fields))
         except AuditError as error:
             return _unrecorded(error)
         return refusal
+
+    def sum_up(self, *, last: bool = False) -> None:
+        """Record how many refusals had no entry of their own, when it is time for it or this is the `last` time."""
+        summary = self._flood.summary(self._now(), last=last)
+        if summary is None:
+            return
+        try:
+            self._audit.write(Entry(self._now(), "refusals-summarized", summary))
+        except AuditError as error:
+            _LOG.error("%d refusals are not on record: %s", summary["count"], error)
 
     def _forbidden(self, principal: Principal, operation: Operation, decision: Decision) -> Refusal:
         rule = ",".join(sorted(decision.rules))
@@ -264,6 +304,9 @@ class Enforcer:
             self._rotate(kind)
         except GuardError as error:
             raise Unavailable("The key could not be rotated.", reason=str(error), rule="rotate-failed") from error
+        if self._spread is not None:
+            # INVARIANT: whoever is told that a key was replaced finds no process that takes the old one.
+            await self._spread()
         return granted._replace(line=None)
 
     async def _record(self, event: str, granted: Granted, status: int | None = None) -> None:
@@ -303,6 +346,10 @@ def _spelled(operation: Operation) -> Understood:
 def _where(asked: Asked) -> dict[str, Value]:
     where = f"{asked.door}{asked.listener.value}"
     return {"listener": where, "peer": asked.peer, "request_id": asked.request_id.decode("latin-1")}
+
+
+def _host(peer: str) -> str:
+    return peer.rpartition(":")[0] or peer
 
 
 def _unrecorded(error: AuditError) -> Unavailable:

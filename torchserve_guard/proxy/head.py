@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal, UpstreamFailed
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.wire import Listener, parse_answer_head, parse_request_head
+from torchserve_guard.wire.trace import parse_state, trace_id_of
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # One star on each side of the colon: what could backtrack, a client would make backtrack.
@@ -30,9 +31,9 @@ _MOST_KEPT = 1024
 
 # What a line is, to whoever reads heads. PASS lines go on in their one canonical spelling, DROP lines do not.
 PASS, DROP, HOST, LENGTH, CHUNKED, CLOSE, KEEP_ALIVE, EXPECT, AUTHORIZATION, REQUEST_ID, CONTENT_TYPE = range(11)
-ORIGIN = 11
-_NEVER_KEPT = frozenset({AUTHORIZATION, REQUEST_ID})
-_NOT_WORTH_KEEPING = frozenset({b"cookie", b"set-cookie", b"proxy-authorization", b"traceparent", b"tracestate"})
+ORIGIN, TRACE_PARENT, TRACE_STATE = 11, 12, 13
+_NEVER_KEPT = frozenset({AUTHORIZATION, REQUEST_ID, TRACE_PARENT, TRACE_STATE})
+_NOT_WORTH_KEEPING = frozenset({b"cookie", b"set-cookie", b"proxy-authorization"})
 
 Read = tuple[int, bytes, int]
 _new = tuple.__new__
@@ -62,7 +63,10 @@ class Kept(Generic[K, V]):
 
 
 class RequestHead(NamedTuple):
-    """A request before its body. `length` is None without `Content-Length`; `passed` are whole lines for upstream."""
+    """A request before its body. `length` is None without `Content-Length`; `passed` are whole lines for upstream.
+
+    `trace` is the id of the trace that it belongs to, None when it named none; the lines that name it are `passed`.
+    """
 
     method: str
     target: bytes
@@ -77,6 +81,7 @@ class RequestHead(NamedTuple):
     passed: list[bytes]
     host: bytes | None = None
     from_page: bool = False
+    trace: bytes | None = None
 
     @property
     def has_body(self) -> bool:
@@ -107,6 +112,7 @@ class RequestReader:
     """
 
     def __init__(self, listener: Listener, limits: Limits) -> None:
+        self.name = listener.value
         self._listener = listener
         self._limits = limits
         self._starts: Kept[bytes, tuple[str, bytes, int]] = Kept(_MOST_KEPT)
@@ -123,7 +129,9 @@ class RequestReader:
         passed: list[bytes] = []
         hosts = 0
         length = authorization = request_id = content_type = None
-        host = None
+        host = trace = None
+        parents: list[bytes] = []
+        states: list[bytes] = []
         chunked = expects = from_page = False
         keeps = minor == 1
         closes = False
@@ -161,6 +169,10 @@ class RequestReader:
                 expects = minor == 1
             elif kind == ORIGIN:
                 from_page = True
+            elif kind == TRACE_PARENT:
+                parents.append(text)
+            elif kind == TRACE_STATE:
+                states.append(text)
             elif chunked:  # CHUNKED
                 raise _ambiguous("Transfer-Encoding")
             else:
@@ -170,6 +182,8 @@ class RequestReader:
         if chunked and (length is not None or not minor):
             raise BadRequest("The framing of the request is ambiguous.", rule="proxy.framing")
         keep_alive = keeps and not closes
+        if len(parents) == 1:
+            trace = self._traced(parents[0], states, passed)
         # A NamedTuple's own constructor takes three times as long.
         return _new(
             RequestHead,
@@ -187,8 +201,27 @@ class RequestReader:
                 passed,
                 host,
                 from_page,
+                trace,
             ),
         )
+
+    def target(self, head: bytes) -> bytes:
+        """Return the target that a head names. Raises a `Refusal` when there is no request line."""
+        first = head.partition(b"\r\n")[0]
+        return (self._starts.get(first) or self._start(first))[1]
+
+    def _traced(self, parent: bytes, states: list[bytes], passed: list[bytes]) -> bytes | None:
+        """Return the id of the trace that a client names, and pass on what names it; an invalid one is as none."""
+        inference = self._listener is Listener.INFERENCE
+        trace = trace_id_of(parent)
+        # Elsewhere than on inference `/token` would be taken for a rotation, and nobody reads the state (hazard H73).
+        if trace is None or (b"/token" in parent and not inference):
+            return None
+        passed.append(b"traceparent: %b\r\n" % parent)
+        state = parse_state(states) if inference else None
+        if state is not None:
+            passed.append(b"tracestate: %b\r\n" % state)
+        return trace
 
     def verify_beginning(self, beginning: bytes) -> None:
         """Return if these bytes, which hold no whole head, may become one; raise what they are refused for."""
@@ -307,18 +340,44 @@ _SPECIAL: Mapping[bytes, Callable[[bytes], Read]] = {
     b"upgrade": _upgrade,
     b"http2-settings": lambda _value: _DROPPED,
     b"authorization": lambda value: (AUTHORIZATION, value, 0),
+    b"traceparent": lambda value: (TRACE_PARENT, value, 0),
+    b"tracestate": lambda value: (TRACE_STATE, value, 0),
 }
+
+
+_OWN_ID = b"\r\nx-request-id: "
+_ID_LENGTH = 36
+
+
+def _without_id(head: bytes, at: int) -> bytes:
+    """Leave out the id that TorchServe gives each answer, which is dropped: then one answer's head is as another's."""
+    value = at + len(_OWN_ID)
+    end = value + _ID_LENGTH
+    plain = head[value:end].replace(b"-", b"").isalnum() and head[end : end + 2] in {b"\r\n", b""}
+    return head[:at] + head[end:] if plain else head
 
 
 class ResponseReader:
     """Reads the heads that TorchServe answers with. `ValueError` when one has two framings, or is no head."""
 
     def __init__(self) -> None:
+        self._heads: Kept[bytes, ResponseHead] = Kept(_MOST_KEPT)
         self._starts: Kept[bytes, tuple[int, bytes, bool]] = Kept(_MOST_KEPT)
         self._lines: Kept[bytes, Read] = Kept(_MOST_KEPT)
 
     def read(self, head: bytes) -> ResponseHead:
         """Return what the head says."""
+        own = head.find(_OWN_ID)
+        if own > 0:
+            head = _without_id(head, own)
+        known = self._heads.get(head)
+        if known is not None:
+            return known
+        said = self._read(head)
+        # A cookie is somebody's.
+        return said if len(head) > _LONGEST_KEPT or b"cookie" in head.lower() else self._heads.keep(head, said)
+
+    def _read(self, head: bytes) -> ResponseHead:
         lines = head.split(b"\r\n")
         first = lines[0]
         status, start, keep_alive = self._starts.get(first) or self._start(first)

@@ -14,11 +14,12 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from torchserve_guard.errors import BadRequest, ConfigError, Unavailable
+from torchserve_guard.errors import BadRequest, ConfigError, Refusal
 from torchserve_guard.proxy import answer
-from torchserve_guard.proxy.client import ClientConnection, peer_of
+from torchserve_guard.proxy.client import peer_of
 from torchserve_guard.proxy.enforcement import Asked
-from torchserve_guard.proxy.passage import Passage
+from torchserve_guard.proxy.passage import Threshold
+from torchserve_guard.proxy.sources import Source, source_of
 
 # Mozilla's intermediate list (server side TLS 5.7) without DHE; TLS 1.3 has its own, all of them sound.
 CIPHERS = (
@@ -72,30 +73,32 @@ class _Speaking(ssl.SSLObject):
             raise
 
 
-def context_of(certificate: bytes, key: bytes, client_ca: bytes | None, *, weak: bool = False) -> Context:
+def context_of(
+    certificate: bytes, key: bytes, client_ca: bytes | None, *, weak: bool = False, protocol: str = "http/1.1"
+) -> Context:
     """Return a context for listeners, of PEM texts. With `client_ca` clients are asked for a certificate.
 
     One that does not verify ends the handshake; none leaves the client without a name. With `weak` a key of 1024 bits
     is served, as TorchServe does (TSG063), unless clients are to be believed for what they show. Raises `ConfigError`.
     """
     try:
-        return _context(certificate, key, client_ca, CIPHERS)
+        return _context(certificate, key, client_ca, CIPHERS, protocol)
     except ssl.SSLError as error:
         # OpenSSL's level is one for both directions: lowered, clients with weak certificates would be believed.
         if weak and client_ca is None:
-            return _context(certificate, key, client_ca, f"{CIPHERS}:@SECLEVEL=1")
+            return _context(certificate, key, client_ca, f"{CIPHERS}:@SECLEVEL=1", protocol)
         raise ConfigError(
             f"the certificate cannot be served: OpenSSL says {_reason(error)}; make a key and a certificate that are "
             "not weaker than RSA 2048 and SHA-256"
         ) from error
 
 
-def _context(certificate: bytes, key: bytes, client_ca: bytes | None, ciphers: str) -> Context:
+def _context(certificate: bytes, key: bytes, client_ca: bytes | None, ciphers: str, protocol: str) -> Context:
     context = Context(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Speaking
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(ciphers)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     _load(context, certificate + b"\n" + key)
     if client_ca is not None:
@@ -143,28 +146,38 @@ class Handshakes:
 
 
 class Handshake(asyncio.Protocol):
-    """One accepted connection until its handshake is done; then it is the client's."""
+    """One accepted connection until its handshake is done; then it is the protocol's that `speaker` makes."""
 
-    def __init__(self, passage: Passage, loop: asyncio.AbstractEventLoop, handshakes: Handshakes) -> None:
+    def __init__(
+        self,
+        passage: Threshold,
+        loop: asyncio.AbstractEventLoop,
+        handshakes: Handshakes,
+        speaker: Callable[[], asyncio.Protocol],
+    ) -> None:
         self._passage = passage
         self._loop = loop
         self._handshakes = handshakes
+        self._speaker = speaker
         self._raw: asyncio.Transport = cast("asyncio.Transport", None)
         self._since = passage.tick
         self._inside = False
+        self._source: Source | None = None
         self.read_before = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first bytes, unless there are too many connections: one more costs no handshake."""
         self._raw = cast("asyncio.Transport", transport)
         passage = self._passage
-        if passage.closing or passage.is_full():
-            if not passage.closing:
-                self._turned_away(Unavailable("Too many connections.", rule="proxy.connections"))
+        self._source = source_of(transport.get_extra_info("peername"))
+        refusal = passage.refusal(self._source)
+        if passage.closing or refusal is not None:
+            if refusal is not None and not passage.closing:
+                self._turned_away(refusal)
             self._raw.abort()
             return
         self._inside = True
-        passage.present += 1
+        passage.enter(self._source)
         passage.crowd.enter(self)
         self._handshakes.begin(self, passage.limits.handshakes)
 
@@ -200,7 +213,7 @@ class Handshake(asyncio.Protocol):
         if secured is not None and not secured.is_closing():
             # INVARIANT: nothing is awaited between the end of the handshake and here, and uvloop gives out what was
             # decrypted only in a later turn of the loop: no byte of the client's is lost.
-            client = ClientConnection(self._passage, self._loop)
+            client = self._speaker()
             secured.set_protocol(client)
             client.connection_made(Secured(secured, self._raw))
 
@@ -237,16 +250,17 @@ class Handshake(asyncio.Protocol):
         if self._inside:
             self._inside = False
             self._handshakes.end(self)
-            self._passage.present -= 1
+            self._passage.leave(self._source)
             self._passage.crowd.leave(self)
 
-    def _turned_away(self, refusal: BadRequest | Unavailable, request_id: bytes = b"") -> None:
+    def _turned_away(self, refusal: Refusal, request_id: bytes = b"") -> None:
         """Count a connection that got nowhere, and record one each second: scanners come in floods."""
         passage = self._passage
         passage.counts.refused += 1
         if passage.first_this_tick():
             peer = peer_of(self._raw.get_extra_info("peername"))
-            passage.enforcer.turned_away(Asked(passage.listener, peer, "", b"", request_id, None), refusal)
+            asked = Asked(passage.listener, peer, "", b"", request_id, None, passage.door)
+            passage.enforcer.turned_away(asked, refusal)
 
     # --- as a member of the crowd -----------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def names_of(certificate: Certificate) -> tuple[str, ...]:
 
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         return ()
     return tuple(str(one.value) for one in extension if isinstance(one, x509.DNSName | x509.IPAddress))
 

@@ -43,8 +43,8 @@ def _urls_from_the_environment(reading: Reading) -> None:
         reading.find(
             "TSG031",
             Severity.HIGH,
-            "`use_env_allowed_urls=true` lets the environment decide what a stock TorchServe downloads; the guarded "
-            "one downloads nothing",
+            "`use_env_allowed_urls=true` lets the environment decide what a stock TorchServe downloads; the guard goes "
+            "by `allowed_urls` as it stands in the file",
             "remove it",
             "use_env_allowed_urls",
         )

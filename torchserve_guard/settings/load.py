@@ -10,22 +10,24 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
-from itertools import combinations
+from functools import partial
 from pathlib import Path
 from typing import cast
 
-from torchserve_guard import looks
+from torchserve_guard import looks, origin
 from torchserve_guard.access import Mode
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.findings import Severity
 from torchserve_guard.settings import (
     certificates,
     differences,
+    fetching,
     grpc_listeners,
     hardening,
     honoured,
     jvm,
     keystore,
+    listeners,
     properties,
     trusted,
 )
@@ -33,14 +35,17 @@ from torchserve_guard.settings.address import Address
 from torchserve_guard.settings.hardening import places
 from torchserve_guard.settings.keys import KEYS, Fate, Kind
 from torchserve_guard.settings.reading import Flags, Reading, Surroundings
-from torchserve_guard.settings.settings import Limits, LoadItem, Profile, Settings
+from torchserve_guard.settings.settings import AccessFile, Limits, LoadItem, Profile, Settings
 from torchserve_guard.settings.stock.disk import RealDisk
+from torchserve_guard.terms import Terms
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FAIL_ON = {Profile.STRICT: "high", Profile.COMPAT: "critical"}
 MOST_COMPLAINTS = 200
-DEFAULT_PORTS = {"inference": 8080, "management": 8081, "metrics": 8082}
+MOST_WORKERS = 64
+WORKERS = re.compile(r"[0-9]{1,4}", re.ASCII)
+NO_ACCESS_LOG = "off"
 
 
 def load(config: Path, flags: Flags, around: Surroundings) -> Settings:
@@ -104,24 +109,25 @@ def _settings(reading: Reading) -> Settings:
     _refuse_direct(reading)
     honoured.take_booleans(reading)
     profile = Profile(reading.value("guard.profile", "strict"))
-    listeners = _listeners(reading)
-    grpc = grpc_listeners.read(reading, listeners)
+    listening = listeners.read(reading)
+    grpc = grpc_listeners.read(reading, listening)
     store = _store(reading)
     state = _state_dir(reading)
+    terms = fetching.read(reading)
     return Settings(
         config=reading.config,
         profile=profile,
         mode=_mode(reading, profile),
-        inference=listeners["inference"],
-        management=listeners["management"],
-        metrics=listeners.get("metrics"),
+        inference=listening["inference"],
+        management=listening["management"],
+        metrics=listening.get("metrics"),
         grpc_inference=grpc.get("grpc_inference"),
         grpc_management=grpc.get("grpc_management"),
         grpc_ages=grpc_listeners.read_ages(reading),
         keys_required=not reading.value("disable_token_authorization", default=False),
         token_lifetime=60.0 * reading.value("token_expiration_min", 60.0),
         model_store=store,
-        load=reading.read("load_models", _load_items, cast("tuple[LoadItem, ...] | None", ())),
+        load=reading.read("load_models", partial(_load_items, terms=terms), cast("tuple[LoadItem, ...] | None", ())),
         manifest=reading.path("guard.manifest", store / "tsguard-manifest.json"),
         manifest_named="guard.manifest" in reading.given,
         state_dir=state,
@@ -135,13 +141,19 @@ def _settings(reading: Reading) -> Settings:
         fail_on=Severity[reading.value("guard.fail_on", FAIL_ON[profile]).upper()],
         scanners=reading.read("guard.scanners", _comma_separated, cast("tuple[str, ...] | None", None)),
         jvm_arguments=reading.read("vmargs", jvm.parse, cast("tuple[str, ...]", ())),
+        workers=reading.read("guard.workers", _workers, cast("int | None", 1)),
+        private_copies=reading.read("guard.private_copies", _archives, cast("tuple[str, ...]", ())),
         pass_environment=reading.read("guard.pass_environment", _variables, cast("tuple[str, ...]", ())),
         passthrough=_passthrough(reading),
         limits=_limits(reading),
-        tls=_tls(reading, listeners),
+        access_log=_access_log(reading, state),
+        tls=_tls(reading, listening),
         trusted_keys=trusted.read_keys(reading),
+        trusted_identities=trusted.read_identities(reading),
+        sigstore_root=trusted.read_root(reading),
         signature_threshold=trusted.read_threshold(reading)[0],
         signature_roles=trusted.read_threshold(reading)[1],
+        terms=terms,
     )
 
 
@@ -181,27 +193,9 @@ def _absolute(reading: Reading, name: str) -> str:
     return str(reading.around.cwd / text) if KEYS[name].kind in {Kind.PATH, Kind.FILE} else text
 
 
-def _listeners(reading: Reading) -> dict[str, Address]:
-    listeners = {
-        name: reading.value(f"{name}_address", Address("http", "127.0.0.1", port))
-        for name, port in DEFAULT_PORTS.items()
-    }
-    if not reading.value("enable_metrics_api", default=True):
-        del listeners["metrics"]
-    for first, second in combinations(listeners, 2):
-        if listeners[first].overlaps(listeners[second]):
-            told, other = (first, second) if f"{second}_address" not in reading.given else (second, first)
-            reading.complain(
-                f"{told}_address",
-                f"is also the {other} address; give each listener its own, so that management can be kept from "
-                "those who may only infer",
-            )
-    return listeners
-
-
-def _tls(reading: Reading, listeners: Mapping[str, Address]) -> certificates.Tls | None:
+def _tls(reading: Reading, listening: Mapping[str, Address]) -> certificates.Tls | None:
     """Return what listeners with TLS show, None when there are none."""
-    asking = [f"{name}_address" for name, listener in listeners.items() if listener.scheme == "https"]
+    asking = [f"{name}_address" for name, listener in listening.items() if listener.scheme == "https"]
     asking += ["enable_grpc_ssl"] if reading.value("enable_grpc_ssl", default=False) else []
     if not asking:
         if "guard.client_ca" in reading.given:
@@ -308,34 +302,91 @@ def _variables(text: str) -> tuple[str, ...]:
     return names
 
 
+def _workers(text: str) -> int | None:
+    if text.lower() == "auto":
+        return None
+    if WORKERS.fullmatch(text) is None or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(f"is neither `auto` nor a number of processes from 1 to {MOST_WORKERS}")
+    return int(text)
+
+
+def _archives(text: str) -> tuple[str, ...]:
+    names = _comma_separated(text)
+    for name in names:
+        if name != "*" and NAME.fullmatch(name) is None:
+            raise ValueError(
+                f"holds `{name}`, which is not the bare name of an archive in the model store; name archives as "
+                "`load_models` does, with commas between, or write `*` for all"
+            )
+    return names
+
+
 def _limits(reading: Reading) -> Limits:
     default = Limits()
+    connections = reading.value("guard.max_connections", default.max_connections)
     return Limits(
         max_request_size=reading.value(
             "guard.max_request_size", reading.value("max_request_size", default.max_request_size)
         ),
-        max_connections=reading.value("guard.max_connections", default.max_connections),
+        max_connections=connections,
+        max_connections_per_address=reading.value("guard.max_connections_per_address", -(-connections * 3 // 4)),
         head_timeout=reading.value("guard.head_timeout", default.head_timeout),
         idle_timeout=reading.value("guard.idle_timeout", default.idle_timeout),
+        stall_timeout=reading.value("guard.stall_timeout", default.stall_timeout),
+        min_rate=reading.value("guard.min_rate", default.min_rate),
+        model_concurrency=reading.value("guard.model_concurrency", default.model_concurrency),
+        model_queue=reading.value("guard.model_queue", default.model_queue),
+        queue_timeout=reading.value("guard.queue_timeout", default.queue_timeout),
         drain_timeout=reading.value("guard.drain_timeout", default.drain_timeout),
         start_timeout=reading.value("guard.start_timeout", default.start_timeout),
+        verify_interval=reading.value("guard.verify_interval", default.verify_interval),
     )
 
 
-def _load_items(text: str) -> tuple[LoadItem, ...] | None:
+def _access_log(reading: Reading, state: Path) -> AccessFile | None:
+    if reading.value("guard.access_log", "") == NO_ACCESS_LOG:
+        return None
+    path = reading.path("guard.access_log", state / "access.log")
+    if path == reading.path("guard.audit_log", state / "audit.jsonl"):
+        reading.complain("guard.access_log", "is the audit log too; name another file")
+    default = AccessFile(path)
+    return AccessFile(
+        path,
+        reading.value("guard.access_log_format", default.form),
+        reading.value("guard.access_log_size", default.size),
+        reading.value("guard.access_log_files", default.count),
+    )
+
+
+def _load_items(text: str, terms: Terms) -> tuple[LoadItem, ...] | None:
     """Return what `load_models` names, None for `ALL`. Blanks around commas do not count (hazard S10)."""
     if text.strip().lower() == "all":
         return None
-    return tuple(_load_item(part) for part in _comma_separated(text))
+    return tuple(_load_item(part, terms) for part in _comma_separated(text))
 
 
-def _load_item(text: str) -> LoadItem:
-    model, separator, archive = text.rpartition("=")
-    if NAME.fullmatch(archive) is None:
-        raise ValueError(
-            f"holds `{archive}`, which is not the bare name of an archive in the model store; "
-            "put the archive there and name it without a folder or URL"
-        )
+def _load_item(text: str, terms: Terms) -> LoadItem:
+    """Return what one part of `load_models` names, `[NAME=]ARCHIVE`: taken apart at the first `=`, as in TorchServe."""
+    model, separator, archive = text.partition("=")
+    if not separator or origin.looks_like_one(model):  # a `=` may stand in the query of an address
+        model, separator, archive = "", "", text
     if separator and NAME.fullmatch(model) is None:
         raise ValueError(f"holds the model name `{model}`; use letters, digits, `_`, `.` and `-`")
-    return LoadItem(archive, model if separator else None)
+    return archive_of(archive, terms, model if separator else None)
+
+
+def archive_of(text: str, terms: Terms, model: str | None = None) -> LoadItem:
+    """Return the archive that a bare name or an allowed address stands for. Raises `ValueError`."""
+    if NAME.fullmatch(text) is not None:
+        return LoadItem(text, model)
+    if not origin.looks_like_one(text):
+        raise ValueError(
+            f"holds `{text}`, which is not the bare name of an archive in the model store; "
+            "put the archive there and name it without a folder, or name the address that it is fetched from"
+        )
+    try:
+        found = origin.parse(text)
+        terms.verify_allowed(found)
+    except ValueError as error:
+        raise ValueError(f"holds `{origin.redacted(text)}`, which {error}") from None
+    return LoadItem(found.name, model, found)

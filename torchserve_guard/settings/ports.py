@@ -25,7 +25,7 @@ def check(settings: Settings) -> tuple[Finding, ...]:
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
-    keys = {f"{name}_address": address for name, address in settings.listeners.items()}
+    keys = {f"{names[0]}_address": address for address, names in settings.ports.items()}
     keys |= {f"grpc_{name}_port": address for name, address in settings.grpc_listeners.items()}
     for key, address in keys.items():
         why = _obstacle(address)

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.escape import printable
 from torchserve_guard.findings import Finding, Location, Severity
+from torchserve_guard.origin import redacted
 from torchserve_guard.settings import properties, values
 from torchserve_guard.settings.keys import KEYS, NOT_YET, Fate, Key
 
@@ -230,4 +231,5 @@ def shown(name: str, text: str) -> str:
     """Return the value as a message may quote it: short, and no secret."""
     if "pass" in name.rpartition(".")[2].split("_"):
         return "..."
-    return text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 3] + "..."
+    told = redacted(text)
+    return told if len(told) <= LONGEST_QUOTE else told[: LONGEST_QUOTE - 3] + "..."

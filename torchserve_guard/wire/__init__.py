@@ -7,7 +7,7 @@ upstream.
 
 from torchserve_guard.wire.answers import METHOD_NOT_ALLOWED, RESOURCE_NOT_FOUND, refusal_body
 from torchserve_guard.wire.body import LONGEST_JSON
-from torchserve_guard.wire.grammar import classify, render, route_of, with_json_body
+from torchserve_guard.wire.grammar import classify, listener_of, render, route_of, with_json_body
 from torchserve_guard.wire.headers import AnswerHead, RequestHead, is_json, parse_answer_head, parse_request_head
 from torchserve_guard.wire.parameters import verify_name
 from torchserve_guard.wire.routes import ROUTES, Listener, Route
@@ -23,6 +23,7 @@ __all__ = [
     "Route",
     "classify",
     "is_json",
+    "listener_of",
     "parse_answer_head",
     "parse_request_head",
     "refusal_body",

@@ -6,6 +6,7 @@ returns on that listener. What goes upstream is what `render` returns, never the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from torchserve_guard.access import SERVER, Operation, Resource
@@ -54,6 +55,19 @@ def classify(listener: Listener, method: str, target: bytes) -> Operation:
     if len(target) > _SURELY_FITS:
         _verify_length(operation)
     return operation
+
+
+def listener_of(listeners: Sequence[Listener], target: bytes) -> Listener:
+    """Return which of the listeners that share a port a target is for: the first that has its path.
+
+    TorchServe asks its handlers in the same order (ServerInitializer, ConnectorType.ALL). Where nobody has the path, or
+    it is none, the answer is the first: `classify` says there what is wrong with it.
+    """
+    try:
+        segments, _ = parse_target(target)
+    except BadRequest:
+        return listeners[0]
+    return next((listener for listener in listeners if match(listener, segments) is not None), listeners[0])
 
 
 def with_json_body(operation: Operation, body: bytes) -> Operation:

@@ -254,7 +254,8 @@ CALLS: tuple[Call, ...] = (
     _manages("RegisterModel", Action.REGISTER_MODEL, _REGISTER, _HTTP["register-model"], "url"),
     _manages("UnregisterModel", Action.UNREGISTER_MODEL, (_NAME, _VERSION), (), "model_name"),
     _manages("ScaleWorker", Action.SCALE_MODEL, _SCALE, _HTTP["scale-model"], "model_name"),
-    _manages("SetDefault", Action.SET_DEFAULT, (_NAME, _VERSION), (), "model_name", "model_version"),
+    # Without a version stock says that there is no such version.
+    _manages("SetDefault", Action.SET_DEFAULT, (_NAME, _VERSION), (), "model_name"),
 )
 
 _CALLS = {(call.listener, call.path): call for call in CALLS}

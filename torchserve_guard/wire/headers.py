@@ -199,12 +199,23 @@ _READ: dict[bytes, Reader] = {
 # What TorchServe itself tells a handler, by adding it to the request's headers (InferenceRequestHandler,
 # ManagementRequestHandler): from a client, `explain: True` on `/{model}/predict` would explain, not predict.
 _TOLD_BY_TORCHSERVE = frozenset({b"explain", b"describe", b"url_path"})
+# Who asks, as proxies tell the servers behind them (oauth2-proxy, Envoy, nginx and Apache with client certificates): a
+# handler that believes one would believe whoever reaches the door. Where a request came from (X-Forwarded-For) passes.
+_SAYS_WHO = frozenset(
+    {
+        b"remote-user", b"x-remote-user", b"x-remote-group", b"x-webauth-user", b"x-authenticated-user",
+        b"x-forwarded-user", b"x-forwarded-groups", b"x-forwarded-email", b"x-forwarded-preferred-username",
+        b"x-forwarded-access-token", b"x-forwarded-client-cert", b"x-auth-request-user", b"x-auth-request-groups",
+        b"x-auth-request-email", b"x-auth-request-preferred-username", b"x-auth-request-access-token",
+        b"x-ssl-client-cert", b"x-ssl-client-dn", b"x-ssl-client-s-dn", b"x-ssl-client-verify", b"x-client-cert",
+    }
+)  # fmt: skip
 
 _INFERENCE: dict[bytes, Reader] = {
     **_READ,
     b"content-type": _content_type_passing,
     b"origin": _origin_passing,
-    **dict.fromkeys(_HOP_BY_HOP | _TOLD_BY_TORCHSERVE, _drop),
+    **dict.fromkeys(_HOP_BY_HOP | _TOLD_BY_TORCHSERVE | _SAYS_WHO, _drop),
 }
 _ELSEWHERE: dict[bytes, Reader] = {
     **_READ,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from torchserve_guard.errors import BadRequest
+from torchserve_guard.origin import redacted
 
 NAME_RULE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_@+-]|\.(?!\.)){0,127}")
 """Names and versions: what torch-model-archiver permits (model_packaging_utils.py), and `_`, `@`, `+`, also at the
@@ -69,7 +70,7 @@ class Parameter:
 
 def shown(text: str) -> str:
     """Return a client's text as it may stand in a log: ASCII, on one line, not longer than a line."""
-    return f"`{ascii(text[:_SHOWN])[1:-1]}`"
+    return f"`{ascii(redacted(text)[:_SHOWN])[1:-1]}`"
 
 
 def verify_name(what: str, name: str) -> None:

@@ -20,7 +20,7 @@ from torchserve_guard.wire.parameters import Kind, Parameter
 
 
 class Listener(Enum):
-    """The three HTTP listeners of TorchServe."""
+    """The three HTTP listeners of TorchServe, in the order in which they are asked where they share a port."""
 
     INFERENCE = "inference"
     MANAGEMENT = "management"

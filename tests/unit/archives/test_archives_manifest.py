@@ -22,7 +22,7 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 sizes = st.integers(0, 2**63 - 1)
 letters = st.text("abcXYZ019_-.", min_size=1, max_size=12).filter(lambda text: text.strip(".") and ".." not in text)
 paths = st.lists(letters.filter(lambda text: text != ".tsguard"), min_size=1, max_size=3).map("/".join)
-moments = st.datetimes(datetime(1970, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
+moments = st.datetimes(datetime(1, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda moment: moment.replace(microsecond=0)
 )
 
@@ -116,6 +116,7 @@ COMPLAINTS = {
     "nothing": (b"", "neither JSON nor a line of SHA256SUMS"),
     "sums of a path": (f"{DIGEST}  x/a.mar\n".encode(), "m:1: is neither JSON nor a line"),
     "sums in upper case": (f"{DIGEST.upper()}  a.mar\n".encode(), "m:1: is neither"),
+    "sums of nothing to load": (f"{DIGEST}  README\n".encode(), "no `.mar` archive"),
     "sums, a name twice": (f"{DIGEST}  a.mar\n{DIGEST}  a.mar\n".encode(), "is listed twice"),
 }
 

@@ -102,6 +102,22 @@ def test_a_promise_without_members_is_kept_by_the_digest_alone(source, subject, 
     assert cold.size == source.stat().st_size
 
 
+def test_a_tree_that_somebody_may_be_serving_from_is_not_replaced_by_an_equal_one(source, subject, store):
+    promise = subject.model_copy(update={"members": (), "size": None})
+    first = store.stage(source, promise).tree
+    number, changed = first.stat().st_ino, first.stat().st_ctime_ns
+    assert store.stage(source, promise).tree == first
+    assert (first.stat().st_ino, first.stat().st_ctime_ns) == (number, changed)
+
+
+def test_a_tree_that_was_changed_is_replaced_where_the_archive_alone_is_promised(source, subject, store):
+    promise = subject.model_copy(update={"members": (), "size": None})
+    first = store.stage(source, promise)
+    expected = contents(first.tree)
+    change_a_byte(first.tree)
+    assert contents(store.stage(source, promise).tree) == expected
+
+
 def test_a_warm_stage_still_hashes_the_archive(source, subject, store):
     staged = store.stage(source, subject)
     with source.open("r+b") as file:

@@ -131,9 +131,9 @@ def test_base64_has_one_spelling():
         bundle.parse(changed("dsseEnvelope.signatures.0.sig", respelt, json.dumps(whole).encode()))
 
 
-def test_a_keyless_bundle_is_refused_by_its_name():
-    material = {"certificate": {"rawBytes": "AAAA"}, "tlogEntries": [{}]}
-    with pytest.raises(Malformed, match="keyless"):
+def test_an_entry_of_a_log_of_the_second_generation_is_refused_by_its_name():
+    material = {"certificate": {"rawBytes": "AAAA"}, "tlogEntries": [{"logIndex": "1"}]}
+    with pytest.raises(Malformed, match="Rekor v2"):
         bundle.parse(changed("verificationMaterial", material))
 
 

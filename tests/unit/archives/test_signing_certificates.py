@@ -168,6 +168,14 @@ def test_a_certificate_has_one_spelling():
         certificates.decode(respelt)
 
 
+@pytest.mark.parametrize("name", [b"\xa3\0", b"\xa5\0"], ids=["X.400", "EDI"])
+def test_a_name_of_a_kind_that_nobody_reads_is_a_rejection(name):
+    # Found beside the fuzzing: what cryptography raises for these is no ValueError.
+    names = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), bytes([0x30, len(name)]) + name)
+    with pytest.raises(Rejected, match="cannot be read"):
+        certificates.decode(pki.SIGNER.but(extensions=((names, False),)).by(MIDDLE).der)
+
+
 def test_time_passes():
     assert believed(SIGNER, now=pki.NOW)
     with pytest.raises(Rejected, match="not valid at"):

@@ -109,3 +109,50 @@ def test_stopping_a_guard_that_ends_instead_of_answering_is_no_error(peer):
         assert peer("stop", b"", pid=ended.pid) == (0, "stopped\n", "")
     finally:
         ended.wait()
+
+
+SEEN = {
+    "model": "m",
+    "version": "1.0",
+    "archive": "m.mar",
+    "digest": "0" * 64,
+    "state": "verified",
+    "found": [],
+    "bytes": 5,
+    "closed": False,
+}
+ROUND = {"clean": True, "models": [SEEN], "elsewhere": [], "seconds": 0.1}
+DRIFTED = {**SEEN, "state": "drifted", "found": ["`a\x1b[31m` was added"], "closed": True}
+
+
+@pytest.mark.parametrize(
+    ("document", "code", "said"),
+    [
+        (ROUND, 0, "verified   m 1.0  m.mar\n"),
+        ({**ROUND, "clean": False, "models": [DRIFTED]}, 4, "drifted    m 1.0  m.mar  its door is closed\n"),
+        ({**ROUND, "clean": False, "models": [DRIFTED]}, 4, "`a\\x1b[31m` was added\n"),
+        ({**ROUND, "clean": False, "elsewhere": ["x"]}, 4, "elsewhere  x\n"),
+        ({**ROUND, "clean": "yes"}, 4, "verified"),
+    ],
+)
+def test_a_look_says_what_was_seen_and_its_exit_code_says_whether_it_is_right(peer, document, code, said):
+    ended, output, _ = peer("status", http(json.dumps(document).encode()), "--verify")
+    assert ended == code
+    assert said in output
+
+
+@pytest.mark.parametrize("document", [{}, {"clean": True}, {**ROUND, "models": [{}]}, {**ROUND, "models": 5}])
+def test_a_look_of_another_shape_is_a_clear_error(peer, document):
+    code, output, error = peer("status", http(json.dumps(document).encode()), "--verify")
+    assert (code, output) == (5, "")
+    assert "no answer of a guard" in error
+
+
+def test_a_guard_that_is_not_open_yet_says_so(peer):
+    code, _, error = peer("status", http(b'{"message":"the door is not open"}', "503 Service Unavailable"), "--verify")
+    assert code == 5
+    assert "the door is not open; try again" in error
+
+
+def test_metrics_are_passed_on_as_they_are(peer):
+    assert peer("status", http(b"tsguard_serving 1\n"), "--metrics") == (0, "tsguard_serving 1\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import zipfile
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pki
 import pytest
+import transparency
 from corpus.archives import HANDLER, manifest
 
-from torchserve_guard.archives.signing import bundle
+from torchserve_guard.archives.signing import bundle, statement
 from torchserve_guard.cli import main
 
 NOW = datetime.now(UTC)
@@ -93,6 +95,39 @@ def test_an_encrypted_key_is_opened_by_the_passphrase_in_a_file(run, store, tmp_
     assert run("sign", store, "--key", locked, "--passphrase-file", right)[0] == 0
     monkeypatch.setenv("TSGUARD_KEY_PASSPHRASE_FILE", str(right))
     assert run("sign", store, "--key", locked)[0] == 0
+
+
+def test_a_signature_by_an_identity_is_verified_and_shown(run, store, tmp_path):
+    begun = datetime.now(UTC) - timedelta(minutes=5)
+    lasting = transparency.LASTING.but(begins=begun - timedelta(days=1), ends=begun + timedelta(days=1))
+    world = transparency.World(lasting)
+    root = pki.written(
+        tmp_path / "root.json",
+        world.trusted(**dict.fromkeys(("tlogs", "ctlogs", "authorities"), (lasting.begins, None))),
+    )
+    manifest = store / "tsguard-manifest.json"
+    stated = statement.render(statement.of_file(manifest.name, manifest.read_bytes()))
+    made = world.bundle(stated, transparency.Said(begins=begun), at=begun + timedelta(minutes=1))
+    (store / "tsguard-manifest.json.alice.sigstore.json").write_text(json.dumps(made))
+    who = f"{transparency.NAME} {transparency.ISSUER}"
+    code, out, _ = run("verify", store, "--trusted-identity", f"release={who}", "--sigstore-root", root)
+    assert code == 0
+    assert f"signed by `{transparency.NAME}` of {transparency.ISSUER} (release)\n" in out
+    assert f"by `{transparency.NAME}` of {transparency.ISSUER}, not verified here" in run("show", store)[1]
+    code, _, error = run("verify", store, "--trusted-identity", f"x{who}", "--sigstore-root", root)
+    assert (code, "who is not trusted" in error) == (4, True)
+    for half in (["--trusted-identity", who], ["--sigstore-root", root]):
+        code, _, error = run("verify", store, *half)
+        assert (code, "give both" in error) == (2, True)
+
+
+def test_a_certificate_that_cannot_be_read_is_told_and_the_rest_is_shown(run, store, tmp_path):
+    stated = statement.render(statement.of_files("store", [("one.mar", "0" * 64)]))
+    made = bundle.render(bundle.Bundle(stated, b"signature", certificates=(b"no certificate",)))
+    path = pki.written(tmp_path / "store.sigstore.json", made)
+    code, out, _ = run("show", store, "--manifest", path)
+    assert (code, "one.mar" in out) == (0, True)
+    assert "signature in it: a certificate cannot be read" in out
 
 
 def test_a_passphrase_for_a_key_that_has_none_is_a_complaint(run, store, key, tmp_path):

@@ -18,7 +18,8 @@ LOADERS = [
     "PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "PYTHONINSPECT", "PYTHON_ANYTHING",
     "LOG4J_CONFIGURATION_FILE", "log4j2.configurationFile", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", "TS_MODEL_STORE",
     "TS_BENCHMARK", "PATH", "TMPDIR", "TEMP", "LOG_LOCATION", "BASH_ENV", "BASH_FUNC_x%%", "LOCAL_RANK", "RANK",
-    "WORLD_SIZE", "OMP_TOOL_LIBRARIES", "CUDA_INJECTION64_PATH", "A=B", "", "A\0B",
+    "WORLD_SIZE", "OMP_TOOL_LIBRARIES", "CUDA_INJECTION64_PATH",
+    "TSGUARD_ROSTER", "TSGUARD_UNVERIFIED", "A=B", "", "A\0B",
 ]  # fmt: skip
 
 
@@ -96,3 +97,12 @@ def test_all_complaints_come_at_once():
 
 def test_the_interpreters_own_directory_comes_first_on_the_path():
     assert path_candidates(Path("/venv/bin/python"), Path("/usr/bin/java"))[0] == Path("/venv/bin")
+
+
+def test_where_handlers_find_what_was_verified_only_the_guard_says():
+    places = {name: Path("/p") for name in ("temporary", "log_location", "metrics_location")}
+    told = {"TSGUARD_ROSTER": "/evil", "TSGUARD_UNVERIFIED": "warn"}
+    built = build_environment(told, path=(), roster=Path("/run/roster.json"), **places)
+    assert built["TSGUARD_ROSTER"] == "/run/roster.json"
+    assert "TSGUARD_UNVERIFIED" not in built
+    assert "TSGUARD_ROSTER" not in build_environment(told, path=(), **places)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import authority
+import pki
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from torchserve_guard.access import ANONYMOUS, CERTIFIED, SERVER, Action, Mode, Operation, Principal
@@ -34,6 +36,12 @@ def test_without_a_subject_its_name_is_its_first_other_name():
 def test_who_has_no_name_at_all_is_nobody():
     assert read(CLIENTS.issue("", dns=[], addresses=[])) is None
     assert read_certificate(b"\x30\x00") is None
+
+
+@pytest.mark.parametrize("name", [b"\xa3\0", b"\xa5\0"], ids=["X.400", "EDI"])
+def test_who_has_a_name_of_a_kind_that_nobody_reads_is_nobody(name):
+    names = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), bytes([0x30, len(name)]) + name)
+    assert read_certificate(pki.SIGNER.but(extensions=((names, False),)).by().der) is None
 
 
 @pytest.mark.parametrize("name", ["anonymous", "api-key", "management-key", "a,CN=root", "x\\0y", "<b>\n"])

@@ -19,7 +19,7 @@ from torchserve_guard.errors import (
     VerificationError,
 )
 from torchserve_guard.identity import KeyKind
-from torchserve_guard.policy import Access, decide
+from torchserve_guard.policy import Access, Closure, Closures, decide
 from torchserve_guard.proxy.enforcement import Asked, Enforcer
 from torchserve_guard.wire import Listener
 
@@ -47,6 +47,7 @@ class World:
         self.done: list[tuple[str, object]] = []
         self.broken = False
         self.failure: GuardError | None = None
+        self.closures = Closures()
         self.enforcer = Enforcer(
             access=Access(mode, keys_required),
             identify=PRINCIPALS.__getitem__,
@@ -56,6 +57,7 @@ class World:
             prepare=self.prepare,
             settled=self.settled,
             now=lambda: 0.0,
+            closures=self.closures,
         )
 
     def write(self, entry: Entry) -> None:
@@ -217,3 +219,24 @@ async def test_an_outcome_that_cannot_be_recorded_still_settles(caplog):
     await world.enforcer.outcome(granted, None)
     assert world.done[-1] == ("settled", None)
     assert "not on record" in caplog.text
+
+
+async def test_a_closed_model_is_refused_at_once_however_often_it_was_permitted_before():
+    world = World()
+    understood = world.enforcer.understand(Listener.INFERENCE, "POST", b"/predictions/m")
+    other = world.enforcer.understand(Listener.INFERENCE, "POST", b"/predictions/other")
+    world.enforcer.permit(understood, b"i")
+    world.closures.close("m", "1.0", Closure("`handler.py` has other contents", lasting=True))
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            world.enforcer.permit(understood, b"i")
+    assert (caught.value.message, caught.value.rule) == ("The model is not available.", "model-closed")
+    with pytest.raises(Unauthenticated):
+        world.enforcer.permit(understood, None)
+    world.enforcer.permit(other, b"i")
+    with pytest.raises(Unavailable):
+        await world.manage("PUT", b"/models/m/1.0?min_worker=3", b"m")
+    await world.manage("DELETE", b"/models/m/1.0", b"m")
+    assert [entry.fields["action"] for step, entry in world.done if step == "record"] == ["unregister-model"]
+    world.closures.open("m", "1.0")
+    world.enforcer.permit(understood, b"i")

@@ -83,9 +83,20 @@ def test_a_listener_stays_where_it_was_and_torchserve_is_told_another(explained)
 
 
 def test_a_pinned_key_of_no_effect_says_what_the_guard_writes_and_why(explained):
+    one = row(explained("use_native_io=false\n"), "use_native_io")
+    assert (one.stock.value, one.guarded.value, one.differs) == ("false", "true", True)
+    assert "unix sockets" in one.why
+
+
+def test_a_pinned_key_that_the_guard_goes_by_is_the_same_for_both_and_torchserve_is_told_another(explained):
     one = row(explained("allowed_urls=.*\n"), "allowed_urls")
-    assert (one.stock.value, one.guarded.value, one.differs) == (".*", "(?!)", True)
-    assert "downloads nothing" in one.why
+    assert (one.stock.value, one.guarded.value, one.guarded.told, one.differs) == (".*", ".*", "(?!)", False)
+
+
+def test_where_nothing_is_allowed_by_default_is_said_with_the_reason(explained):
+    one = row(explained("#\n"), "allowed_urls")
+    assert (one.stock.value, one.guarded.value, one.differs) == ("file://.*|http(s)?://.*", "(?!)", True)
+    assert "from nowhere" in one.why
 
 
 @pytest.mark.parametrize("key", sorted(PINNED))

@@ -67,10 +67,29 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "guard.trusted_keys=k.pem,",
         "guard.signature_threshold=1",
         "guard.signature_threshold=many",
+        "guard.trusted_identities=alice@example.org https://accounts.example.org",
+        "guard.trusted_identities=alice@example.org",
+        "guard.sigstore_root=trusted_root.json",
         "guard.client_ca=ca.pem",
         "guard.admin_address=http://127.0.0.1:9",
         "guard.pass_environment=A B",
+        "guard.private_copies=../m.mar",
+        "guard.private_copies=m.mar n.mar",
+        "guard.workers=0",
+        "guard.workers=65",
+        "guard.workers=-1",
+        "guard.workers=two",
+        "guard.workers=",
         "guard.max_connections=0",
+        "guard.max_connections_per_address=0",
+        "guard.stall_timeout=0",
+        "guard.min_rate=-1",
+        "guard.model_concurrency=0",
+        "guard.model_queue=many",
+        "guard.queue_timeout=0",
+        "guard.access_log_format=xml",
+        "guard.access_log_size=1000",
+        "guard.access_log_files=0",
         "inference_address=https://127.0.0.1:8443",
         "inference_address=http://127.0.0.1:0",
         "inference_address=http://127.0.0.1:8080/",
@@ -359,3 +378,22 @@ def test_of_very_many_complaints_the_first_are_told(told):
         told(*["debug=true"] * 1000)
     assert len(error.value.complaints) == 201
     assert error.value.complaints[-1] == "and 800 complaints more"
+
+
+def test_an_access_log_is_kept_in_the_state_directory_unless_told_otherwise(told, tmp_path):
+    kept = told("guard.state_dir=/s").access_log
+    assert (kept.path, kept.form, kept.size, kept.count) == (Path("/s/access.log"), "json", 64 << 20, 5)
+    assert told("guard.access_log=off").access_log is None
+    named = told("guard.access_log=a.log", "guard.access_log_format=combined", "guard.access_log_files=1").access_log
+    assert (named.path.name, named.path.is_absolute(), named.form, named.count) == ("a.log", True, "combined", 1)
+
+
+def test_the_access_log_is_never_the_record(told):
+    with pytest.raises(ConfigError, match=r"guard\.access_log=/x/log` is the audit log too"):
+        told("guard.access_log=/x/log", "guard.audit_log=/x/log")
+
+
+def test_one_address_has_three_quarters_of_the_connections_unless_told_otherwise(told):
+    assert told().limits.max_connections_per_address == 7500
+    assert told("guard.max_connections=10").limits.max_connections_per_address == 8
+    assert told("guard.max_connections_per_address=3").limits.max_connections_per_address == 3

@@ -66,9 +66,13 @@ def test_no_value_that_stock_would_take_for_a_key_rotation_passes_to_management(
         b"explain",
         b"Describe",
         b"URL_path",
+        b"X-Forwarded-User",
+        b"x-forwarded-client-cert",
+        b"X-Auth-Request-Email",
+        b"X-SSL-Client-S-DN",
     ],
 )
-def test_headers_of_one_hop_and_what_only_torchserve_tells_a_handler_do_not_pass(name):
+def test_headers_of_one_hop_of_who_asks_and_what_only_torchserve_tells_a_handler_do_not_pass(name):
     headers = [HOST] if name != b"Host" else []
     assert parse_request_head(Listener.INFERENCE, [*headers, (name, b"1")]).passing == []
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from torchserve_guard.access import CHANGES, Action
 from torchserve_guard.errors import BadRequest, MethodNotAllowed, NotFound
-from torchserve_guard.wire import ROUTES, Listener, classify, render, route_of
+from torchserve_guard.wire import ROUTES, Listener, classify, listener_of, render, route_of
 from torchserve_guard.wire.parameters import Kind
 from torchserve_guard.wire.target import LONGEST_TARGET
 
@@ -457,6 +457,99 @@ def test_the_laws_hold_for_the_whole_corpus_with_every_method_on_every_listener(
 @given(st.sampled_from(Listener), st.sampled_from(METHODS), st.binary(max_size=40).map(lambda tail: b"/" + tail))
 def test_any_bytes_at_all_are_an_operation_or_a_refusal(listener, method, target):
     agreed(listener, method, target)
+
+
+SHARED = [tuple(Listener), *itertools.combinations(Listener, 2)]
+
+
+def agreed_on_one_port(shared, method, target):
+    """Hold the laws of a port that several listeners share; return the listener that the request is for."""
+    listener = listener_of(shared, target)
+    assert listener in shared
+    operation = agreed(listener, method, target)
+    if operation is not None:
+        # What goes upstream is the same listener's, so nobody is judged as one and served as another.
+        assert listener_of(shared, render(operation)[1]) is listener
+    for other in shared[: shared.index(listener)]:
+        with pytest.raises(NotFound):
+            classify(other, method, target)
+    return listener
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(SHARED), st.sampled_from(METHODS), mutated())
+@example(SHARED[0], "GET", b"/models/noop/invoke")
+@example(SHARED[0], "DELETE", b"/models/predict")
+@example(SHARED[0], "POST", b"/workflows/predict")
+@example(SHARED[0], "GET", b"/token/predict")
+@example(SHARED[0], "GET", b"/v1/models/noop:predict")
+def test_on_one_port_a_request_is_of_the_listener_that_its_rendering_is_of(shared, method, target):
+    agreed_on_one_port(shared, method, target)
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests(), st.sampled_from(SHARED))
+def test_on_one_port_every_operation_comes_back_or_is_of_a_listener_that_is_asked_before(request_, shared):
+    listener, method, target, _, _ = request_
+    assume(listener in shared and len(target) <= LONGEST_TARGET)
+    try:
+        operation = classify(listener, method, target)
+    except (NotFound, MethodNotAllowed):
+        reject()
+    chosen = agreed_on_one_port(shared, method, target)
+    assert shared.index(chosen) <= shared.index(listener)
+    if chosen is listener:
+        assert classify(chosen, *render(operation)) == operation
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shared", SHARED, ids=lambda shared: "+".join(one.value for one in shared))
+def test_the_laws_of_one_port_hold_for_the_whole_corpus_with_every_method(shared, method):
+    for target in SEEDS:
+        agreed_on_one_port(shared, method, target)
+
+
+def test_management_loses_to_inference_only_where_stock_lets_it():
+    """The paths of management that inference has too, by whatever name a model has."""
+    names = [
+        b"models",
+        b"m",
+        b"invoke",
+        b"predict",
+        b"all",
+        b"set-default",
+        b"v1",
+        b"workflows",
+        b"token",
+        b"m:predict",
+    ]
+    for count in range(1, 5):
+        for segments in itertools.product(names, repeat=count):
+            target = b"/" + b"/".join(segments)
+            if _is_path(Listener.INFERENCE, target) and _is_path(Listener.MANAGEMENT, target):
+                assert stock_claims(netty_segments(target)), target
+    for target in (b"/models/m/invoke", b"/workflows/predict"):
+        assert _is_path(Listener.INFERENCE, target)
+        assert _is_path(Listener.MANAGEMENT, target)
+
+
+def _is_path(listener, target):
+    try:
+        classify(listener, "GET", target)
+    except MethodNotAllowed:
+        return True
+    except (NotFound, BadRequest):
+        return False
+    return True
+
+
+def stock_claims(s: list[str]) -> bool:
+    """Whether stock's inference handlers keep a request from the management handlers behind them."""
+    return (
+        (len(s) == 4 and s[1] == "models")
+        or (len(s) in {3, 4} and s[-1] == "predict")
+        or (len(s) == 4 and s[1:3] == ["v1", "models"] and (":predict" in s[3] or ":explain" in s[3]))
+    )
 
 
 def test_the_oracle_knows_every_variant_that_was_seen_to_reach_models_in_stock():

@@ -43,7 +43,7 @@ def authorize(path: Path, demand: Demand, now: datetime) -> Authorized:
     Raises ConfigError, or VerificationError that tells of each signature why it does not count.
     """
     data = manifest.read(path)
-    signers, ignored = _signers(path, data, demand, now) if demand.keys else ((), ())
+    signers, ignored = _signers(path, data, demand, now) if demand.keys or demand.identities else ((), ())
     try:
         verify_met(demand, signers)
     except Rejected as why:
@@ -96,14 +96,15 @@ _HOW = "there is no signature beside it; sign it with `tsguard manifest sign`"
 
 def _signers(path: Path, data: bytes, demand: Demand, now: datetime) -> tuple[tuple[Signer, ...], tuple[str, ...]]:
     """Return the different signers whose word counts, and why each other signature does not."""
-    from torchserve_guard.archives.signing import trust  # noqa: PLC0415 - heavy, and only where somebody is trusted
+    from torchserve_guard.archives.signing import keyless, trust  # noqa: PLC0415 - heavy, only where somebody is trusted
 
     anchors = trust.load(demand.keys)
+    identities = keyless.load(demand.root, demand.identities)
     good: list[Signer] = []
     ignored: list[str] = []
     for where, told in _claims(path, data):
         try:
-            good.append(trust.signer(told(), anchors, now))
+            good.append(trust.signer(told(), anchors, now, identities))
         except (Rejected, Malformed, ConfigError) as why:
             ignored.append(
                 str(why) if isinstance(why, ConfigError) else f"{where}: the signature does not count: {why}"

@@ -36,6 +36,8 @@ JUDGED = {
 """Extensions that may be critical. RFC 5280, 4.2: a critical one that is not processed rejects the certificate."""
 
 UNREADABLE = (ValueError, x509.InvalidVersion, CryptographyDeprecationWarning)
+UNPARSED = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What cryptography raises for a key or an extension when it is asked for, and not before."""
 
 
 def parse(data: bytes, where: str) -> tuple[x509.Certificate, ...]:
@@ -125,7 +127,7 @@ def _verify_readable(certificate: x509.Certificate) -> None:
         certificate.public_key()
         list(certificate.extensions)
         certificate.subject.rfc4514_string()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNPARSED as error:
         raise Rejected(f"a certificate cannot be read: {error}") from error
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from cryptography import x509
 
 from torchserve_guard.archives.digests import digest_of
+from torchserve_guard.archives.progress import Progress, expect
 from torchserve_guard.archives.signing import bundle, certificates, keys, statement
 from torchserve_guard.archives.signing.rejection import Rejected
-from torchserve_guard.archives.sources import Progress, listing, open_directory, open_member
+from torchserve_guard.archives.sources import listing, open_directory, open_member, size_of
 from torchserve_guard.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ def state_folder(folder: Path, left_out: Iterable[str], progress: Progress | Non
     """Return the statement about every file of a folder, links refused; raise VerificationError."""
     skipped = frozenset(left_out)
     where = str(folder)
+    expect(progress, size_of(folder), "reading")
     files: list[tuple[str, str]] = []
     with open_directory(folder, where) as root:
         for path, _ in listing(root, where):

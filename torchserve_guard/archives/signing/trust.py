@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 
 from torchserve_guard.archives import contents
-from torchserve_guard.archives.signing import certificates, keys
+from torchserve_guard.archives.signing import certificates, keyless, keys
 from torchserve_guard.archives.signing.bundle import Bundle
 from torchserve_guard.archives.signing.demand import Signer
 from torchserve_guard.archives.signing.rejection import Rejected
@@ -40,13 +40,20 @@ def load(named: Iterable[tuple[str | None, Path]]) -> tuple[Anchor, ...]:
     return tuple(anchor for role, path in named for anchor in _anchors(role, path))
 
 
-def signer(bundle: Bundle, anchors: tuple[Anchor, ...], now: datetime) -> Signer:
+def signer(
+    bundle: Bundle, anchors: tuple[Anchor, ...], now: datetime, identities: keyless.Trusted | None = None
+) -> Signer:
     """Return who made the signature; raise `Rejected` unless it is good and by somebody trusted.
 
-    A bundle is judged by what it carries: with certificates, by them, even where their key is trusted barely.
+    A bundle is judged by what it carries: with certificates, by them, even where their key is trusted barely; with the
+    entry of a log, as an identity's, and never as what an authority of `anchors` vouches for.
     """
-    found = _by_certificate(bundle, anchors, now) if bundle.certificates else _by_hint(bundle, anchors, now)
-    key, told = found
+    if bundle.entry is not None:
+        key, told = keyless.signer(bundle, bundle.entry, identities, now)
+    elif bundle.certificates:
+        key, told = _by_certificate(bundle, anchors, now)
+    else:
+        key, told = _by_hint(bundle, anchors, now)
     keys.verify(key, bundle.signature, bundle.signed)
     return told
 

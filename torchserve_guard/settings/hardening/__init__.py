@@ -5,6 +5,7 @@ A rule is a row of a module that is called after what it looks at; it looks, and
 
 from torchserve_guard.findings import Finding
 from torchserve_guard.settings.hardening import (
+    copies,
     effect,
     environment,
     exposure,
@@ -16,12 +17,16 @@ from torchserve_guard.settings.hardening import (
     sockets,
     sources,
     strangers,
+    vigil,
 )
 from torchserve_guard.settings.hardening.rule import Hit, Rule, Told
 
 __all__ = ["RULES", "Hit", "Rule", "Told", "check"]
 
-ROOMS = (exposure, strangers, sockets, effect, sources, environment, files, secrets, sizes, leftovers, process)
+ROOMS = (
+    *(exposure, strangers, sockets, effect, sources, environment, files),
+    *(secrets, sizes, leftovers, process, copies, vigil),
+)
 RULES: tuple[Rule, ...] = tuple(sorted((rule for room in ROOMS for rule in room.RULES), key=lambda one: one.identifier))
 
 

@@ -10,7 +10,6 @@ from torchserve_guard.settings.hardening.rule import Hit, Rule, Told
 from torchserve_guard.settings.settings import Profile
 
 NO_EFFECT = (
-    ("allowed_urls", "TorchServe downloads nothing under the guard"),
     ("workflow_store", "workflows are refused by this version"),
     ("use_native_io", "TorchServe's workers listen on unix sockets under the guard"),
 )
@@ -54,7 +53,7 @@ RULES = (
         Severity.LOW,
         "a line that looks like a protection and is none should not stay",
         "remove it",
-        ("H01", "H23", "H29"),
+        ("H01", "H29"),
         _ignored,
     ),
     Rule(

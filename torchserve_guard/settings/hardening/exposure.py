@@ -18,6 +18,7 @@ REACHABLE = {
     (Mode.NONE, True): Severity.LOW,
 }
 MEDIUM = Severity.MEDIUM
+HIGH = Severity.HIGH
 SECURED = frozenset({"https", "grpcs"})
 
 
@@ -82,12 +83,24 @@ def _grpc_reachable(told: Told) -> Iterator[Hit]:
 
 
 def _metrics_reachable(told: Told) -> Iterator[Hit]:
-    metrics = told.settings.metrics
-    if metrics is not None and not metrics.local:
-        yield Hit(
-            f"the metrics listener `{metrics}` can be reached from other hosts, and asks nobody for a key",
-            "metrics_address",
-        )
+    for address, names in told.settings.ports.items():
+        if "metrics" in names and not address.local:
+            yield Hit(
+                f"the metrics listener `{address}` can be reached from other hosts, and asks nobody for a key",
+                "metrics_address",
+            )
+
+
+def _one_port(told: Told) -> Iterator[Hit]:
+    settings, shared = told.settings, told.settings.management
+    names = settings.ports[shared]
+    if len(names) == 1:
+        return
+    message = f"{' and '.join(names)} are served on one port, `{shared}`"
+    if shared.local or settings.keys_required:
+        yield Hit(f"{message}: the management key alone keeps them apart", "management_address")
+    else:
+        yield Hit(f"{message}, and whoever reaches it lists models: no key is asked for", "management_address", HIGH)
 
 
 RULES = (
@@ -141,5 +154,14 @@ RULES = (
         "use `metrics_address=http://127.0.0.1:8082`, or `enable_metrics_api=false`",
         ("H60",),
         _metrics_reachable,
+    ),
+    Rule(
+        "TSG138",
+        Severity.LOW,
+        "who may only infer reaches management, and only a key keeps him from it",
+        "give each listener its own address; where one port is all there is, remove `disable_token_authorization`",
+        ("H53", "H72"),
+        _one_port,
+        also=(Severity.HIGH,),
     ),
 )

@@ -17,6 +17,7 @@ from torchserve_guard.settings.settings import Profile
 MOST_TOLD = 10
 BELIEVED = (
     ("guard.trusted_keys", "the trusted key"),
+    ("guard.sigstore_root", "the trusted root of Sigstore"),
     ("guard.policy", "the policy"),
     ("guard.waivers", "the file of waivers"),
     ("guard.client_ca", "the authority for client certificates"),
@@ -51,6 +52,8 @@ def _believed(told: Told) -> Iterator[tuple[Path, str, Severity]]:
         yield settings.runtime_dir, "the runtime directory", Severity.CRITICAL
     if not settings.audit_log.is_relative_to(settings.state_dir):
         yield settings.audit_log, "the audit log", Severity.HIGH
+    if settings.access_log is not None and not settings.access_log.path.is_relative_to(settings.state_dir):
+        yield settings.access_log.path, "the access log", Severity.MEDIUM
     if settings.frontend_log.startswith("/"):
         yield Path(settings.frontend_log), "the log configuration of TorchServe", Severity.CRITICAL
     for key, what in BELIEVED:

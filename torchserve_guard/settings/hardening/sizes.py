@@ -30,6 +30,7 @@ SIZES = (
     ),
     Wide("max_response_size", 512 * MIB, GIB, "bytes for one answer, which TorchServe holds in memory as a whole"),
     Wide("job_queue_size", 10_000, 1_000_000, "requests may wait for each model, each in memory with its body"),
+    Wide("guard.model_queue", 10_000, 1_000_000, "requests may wait for each model, each with a part of its body"),
     Wide("guard.max_connections", 100_000, 1_000_000, "connections at once to each listener"),
     Wide("default_workers_per_model", 65, 257, "processes for each model"),
     Wide("number_of_netty_threads", 1025, 10_000, "threads of the frontend"),
@@ -38,6 +39,8 @@ SIZES = (
 TIMES = (
     Wide("default_response_timeout", 3601, 86_401, "seconds in which one request keeps a worker for itself"),
     Wide("guard.head_timeout", 301, 3601, "seconds in which a client may take its time with the head of a request"),
+    Wide("guard.stall_timeout", 301, 3601, "seconds in which a body may stop coming, or an answer be taken"),
+    Wide("guard.queue_timeout", 301, 3601, "seconds in which a request may wait for its turn"),
     Wide("guard.idle_timeout", 3601, 86_401, "seconds in which a connection may stay open and say nothing"),
 )
 IN_MODELS = (

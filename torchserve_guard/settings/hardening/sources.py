@@ -1,7 +1,8 @@
 """Sources: where a stock TorchServe would fetch models from, `allowed_urls` read as Java reads it.
 
 Each expression is tried on addresses of an attacker. Java asks for a match of the whole address, whatever its case
-(ArchiveUtils.validateURL), and takes the key apart at its commas. The guard itself downloads nothing.
+(ArchiveUtils.validateURL), and takes the key apart at its commas. The guard goes by the same expressions, and by the
+manifest.
 """
 
 from __future__ import annotations
@@ -131,9 +132,10 @@ RULES = (
     Rule(
         "TSG040",
         Severity.LOW,
-        "where this file still serves a stock TorchServe, somebody else's model can be loaded there",
-        r"write one expression for one host, such as `https://models\.example\.com/.*`, or remove the key: the guard "
-        "downloads nothing",
+        "the guard can be sent to hosts that nobody meant, though it takes nothing from them that is not listed; where "
+        "this file still serves a stock TorchServe, somebody else's model can be loaded there",
+        r"write one expression for one host, such as `https://models\.example\.com/.*`, or remove the key: nothing is "
+        "fetched then",
         ("H23", "H32", "S09"),
         _matches_more,
     ),
@@ -141,7 +143,7 @@ RULES = (
         "TSG041",
         Severity.LOW,
         "where this file still serves a stock TorchServe, whoever has its key loads any code (CVE-2023-43654)",
-        "put the archives into the model store and list them in the manifest: the guard downloads nothing",
+        "list the archives in the manifest, and name in `allowed_urls` where else than in the model store they may lie",
         ("H23",),
         _from_anywhere,
     ),

@@ -1,0 +1,418 @@
+"""HTTP/2 as an attacker speaks it: who breaks the protocol is told so and parted from, and nobody else notices."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import messages
+import psutil
+import pytest
+from calls import INFER, MANAGE, PREDICT, SAID, SCALE, field_block, frame, opened, prediction, until
+from grpc import aio
+
+from torchserve_guard.http2 import Code
+from torchserve_guard.http2.frames import PREFACE
+from torchserve_guard.proxy import Limits
+from torchserve_guard.wire import Listener
+
+DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
+END, END_HEADERS, PADDED, ACK = 1, 4, 8, 1
+ASKING = {**SAID, b":path": PREDICT.encode(), b"authorization": b"Bearer i"}
+HEAD = field_block(list(ASKING.items()))
+GREETING = PREFACE + frame(SETTINGS, 0, 0, b"")
+MESSAGE = b"\0" + len(prediction()).to_bytes(4) + prediction()
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(4)
+
+
+def setting(name: int, value: int) -> bytes:
+    return name.to_bytes(2) + value.to_bytes(4)
+
+
+def head(stream: int, flags: int = END_HEADERS) -> bytes:
+    return frame(HEADERS, flags, stream, HEAD)
+
+
+@dataclass
+class Peer:
+    """A client that says what it is told to."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def frame(self) -> tuple[int, int, int, bytes]:
+        said = await self.reader.readexactly(9)
+        payload = await self.reader.readexactly(int.from_bytes(said[:3]))
+        return said[3], said[4], int.from_bytes(said[5:9]), payload
+
+    async def until(self, kind: int, flag: int = 0) -> tuple[int, bytes]:
+        async with asyncio.timeout(20):
+            while True:
+                said, flags, stream, payload = await self.frame()
+                if said == kind and flags & flag == flag:
+                    return stream, payload
+
+    async def parted(self) -> int:
+        """The code that the connection ends with."""
+        _, payload = await self.until(GOAWAY)
+        return int.from_bytes(payload[4:8])
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(20):
+            while await self.reader.read(1 << 16):
+                pass
+
+
+@asynccontextmanager
+async def connected(world, said: bytes = GREETING, listener: Listener = Listener.INFERENCE):
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.ports[listener])
+    writer.write(said)
+    try:
+        yield Peer(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def served(world) -> None:
+    """Another client notices nothing."""
+    async with world.channel() as channel:
+        assert await channel.unary_unary(PREDICT)(prediction(), metadata=INFER, timeout=20) == prediction()
+
+
+async def test_a_call_that_comes_byte_by_byte_is_a_call():
+    async with opened() as world, connected(world, b"") as peer:
+        for byte in GREETING + head(1) + frame(DATA, END, 1, MESSAGE):
+            peer.writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        stream, payload = await peer.until(DATA)
+        assert (stream, payload) == (1, MESSAGE)
+        stream, payload = await peer.until(HEADERS, END)
+        assert b"grpc-status\x010" in payload
+
+
+PADDED_HEAD = frame(HEADERS, END_HEADERS | PADDED | 0x20, 1, b"\x03" + bytes(5) + HEAD + b"\0\0\0")
+
+
+async def test_padding_priorities_and_continuations_are_read_as_what_they_are():
+    async with opened() as world:
+        continued = frame(HEADERS, 0, 3, HEAD[:20]) + frame(CONTINUATION, 0, 3, HEAD[20:21])
+        continued += frame(CONTINUATION, END_HEADERS, 3, HEAD[21:])
+        padded = frame(DATA, END | PADDED, 1, b"\x05" + MESSAGE + bytes(5))
+        odd = frame(0xFA, 0xFF, 7, b"unknown") + frame(PRIORITY, 0, 9, bytes(5))
+        async with connected(world, GREETING + PADDED_HEAD + odd + padded + continued) as peer:
+            assert (await peer.until(DATA)) == (1, MESSAGE)
+            peer.writer.write(frame(DATA, 0, 3, MESSAGE[:7]) + frame(DATA, END, 3, MESSAGE[7:]))
+            assert (await peer.until(DATA)) == (3, MESSAGE)
+            peer.writer.write(frame(PING, 0, 0, b"12345678"))
+            assert (await peer.until(PING, ACK)) == (0, b"12345678")
+
+
+BROKEN = {
+    "HTTP/1": (b"POST /predictions/noop HTTP/1.1\r\nHost: x\r\n\r\n", Code.PROTOCOL),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Code.PROTOCOL),
+    "almost a preface": (PREFACE[:-1] + b"x" + frame(SETTINGS, 0, 0, b""), Code.PROTOCOL),
+    "no settings": (PREFACE + frame(PING, 0, 0, bytes(8)), Code.PROTOCOL),
+    "acknowledged settings first": (PREFACE + frame(SETTINGS, ACK, 0, b""), Code.PROTOCOL),
+    "a frame too long": (GREETING + frame(DATA, 0, 1, bytes(16_385)), Code.FRAME_SIZE),
+    "the longest frame there is": (GREETING + b"\xff\xff\xff\x00\x00" + number(1), Code.FRAME_SIZE),
+    "data on no stream": (GREETING + frame(DATA, 0, 0, b"x"), Code.PROTOCOL),
+    "data on a stream that was not begun": (GREETING + frame(DATA, 0, 1, b"x"), Code.PROTOCOL),
+    "a head on no stream": (GREETING + head(0), Code.PROTOCOL),
+    "a stream of the server's": (GREETING + head(2), Code.PROTOCOL),
+    "a stream that goes back": (GREETING + head(5) + head(3), Code.PROTOCOL),
+    "a second head": (GREETING + head(1) + head(1), Code.PROTOCOL),
+    "data after the end": (
+        GREETING + head(1) + frame(DATA, END, 1, MESSAGE) + frame(DATA, 0, 1, b"x"),
+        Code.STREAM_CLOSED,
+    ),
+    "an interrupted head": (GREETING + frame(HEADERS, 0, 1, HEAD) + frame(PING, 0, 0, bytes(8)), Code.PROTOCOL),
+    "a head of two streams": (
+        GREETING + frame(HEADERS, 0, 1, HEAD) + frame(CONTINUATION, END_HEADERS, 3, b"\x82"),
+        Code.PROTOCOL,
+    ),
+    "a continuation of nothing": (GREETING + frame(CONTINUATION, END_HEADERS, 1, b"\x82"), Code.PROTOCOL),
+    "continuations for ever": (
+        GREETING + frame(HEADERS, 0, 1, HEAD) + frame(CONTINUATION, 0, 1, b"\x10\x01a\x01b" * 3000) * 6,
+        Code.CALM,
+    ),
+    "continuations of nothing": (
+        GREETING + frame(HEADERS, 0, 1, HEAD) + frame(CONTINUATION, 0, 1, b"") * 100,
+        Code.CALM,
+    ),
+    "no header block": (GREETING + frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), Code.COMPRESSION),
+    "a bomb": (
+        GREETING + frame(HEADERS, END_HEADERS, 1, b"\x40\x01a\x7f\xa1\x1e" + bytes(4000) + b"\xbe" * 12_000),
+        Code.CALM,
+    ),
+    "settings cut off": (GREETING + frame(SETTINGS, 0, 0, bytes(5)), Code.FRAME_SIZE),
+    "settings on a stream": (GREETING + frame(SETTINGS, 0, 1, b""), Code.PROTOCOL),
+    "settings acknowledged with more": (GREETING + frame(SETTINGS, ACK, 0, bytes(6)), Code.FRAME_SIZE),
+    "a push that is neither": (GREETING + frame(SETTINGS, 0, 0, setting(2, 2)), Code.PROTOCOL),
+    "a window beyond all": (GREETING + frame(SETTINGS, 0, 0, setting(4, 2**31)), Code.FLOW_CONTROL),
+    "a frame of no size": (GREETING + frame(SETTINGS, 0, 0, setting(5, 16_383)), Code.PROTOCOL),
+    "windows that grow beyond all": (
+        GREETING
+        + head(1)
+        + frame(WINDOW, 0, 1, number(2**31 - 1 - 65_535))
+        + frame(SETTINGS, 0, 0, setting(4, 65_536)),
+        Code.FLOW_CONTROL,
+    ),
+    "a ping of another size": (GREETING + frame(PING, 0, 0, bytes(7)), Code.FRAME_SIZE),
+    "a ping on a stream": (GREETING + frame(PING, 0, 1, bytes(8)), Code.PROTOCOL),
+    "a window of nothing": (GREETING + frame(WINDOW, 0, 0, number(0)), Code.PROTOCOL),
+    "a stream's window of nothing": (GREETING + head(1) + frame(WINDOW, 0, 1, number(0)), Code.PROTOCOL),
+    "a window too large": (GREETING + frame(WINDOW, 0, 0, number(2**31 - 1)), Code.FLOW_CONTROL),
+    "a stream's window too large": (GREETING + head(1) + frame(WINDOW, 0, 1, number(2**31 - 1)), Code.FLOW_CONTROL),
+    "a window cut off": (GREETING + frame(WINDOW, 0, 0, bytes(3)), Code.FRAME_SIZE),
+    "a window of a stream that was not begun": (GREETING + frame(WINDOW, 0, 1, number(1)), Code.PROTOCOL),
+    "a reset of no stream": (GREETING + frame(RESET, 0, 0, number(8)), Code.PROTOCOL),
+    "a reset of a stream that was not begun": (GREETING + frame(RESET, 0, 1, number(8)), Code.PROTOCOL),
+    "a reset cut off": (GREETING + head(1) + frame(RESET, 0, 1, bytes(3)), Code.FRAME_SIZE),
+    "padding beyond the end": (GREETING + head(1) + frame(DATA, PADDED, 1, b"\x05abc"), Code.PROTOCOL),
+    "padding of nothing": (GREETING + head(1) + frame(DATA, PADDED, 1, b""), Code.PROTOCOL),
+    "a push": (GREETING + frame(PUSH, END_HEADERS, 1, number(2) + HEAD), Code.PROTOCOL),
+    "a farewell cut off": (GREETING + frame(GOAWAY, 0, 0, bytes(7)), Code.FRAME_SIZE),
+    "a priority cut off": (GREETING + frame(PRIORITY, 0, 1, bytes(4)), Code.FRAME_SIZE),
+}
+
+
+async def test_who_breaks_the_protocol_is_told_how_and_parted_from_and_is_on_record():
+    async with opened() as world:
+        for name, (said, code) in BROKEN.items():
+            count = len(world.events("refusal"))
+            world.door._passages[Listener.INFERENCE]._last_full = -1  # one is recorded each second
+            async with connected(world, said) as peer:
+                assert await peer.parted() == code, name
+                await peer.ended()
+            refusals = world.events("refusal")[count:]
+            assert [(one["rule"], one["listener"]) for one in refusals] == [("http2", "grpc-inference")], name
+        await served(world)
+        await until(lambda: world.door.stats().connections == 0)
+    assert {path for path, _, _ in world.upstream.asked} <= {PREDICT}
+
+
+async def test_more_than_was_granted_ends_the_connection():
+    """Over the stream's window, though each piece is taken: what TorchServe does not take is not granted anew."""
+    async with opened(Limits(body=1 << 30)) as world:
+        stuck = asyncio.Event()
+
+        async def takes_nothing(context, received):
+            await stuck.wait()
+
+        world.upstream.behaviour = takes_nothing
+        path = messages.INFERENCE + "StreamPredictions2"
+        block = field_block(list({**ASKING, b":path": path.encode()}.items()))
+        big = prediction(data=bytes(16_000))
+        piece = frame(DATA, 0, 1, b"\0" + len(big).to_bytes(4) + big)
+        async with connected(world, GREETING + frame(HEADERS, END_HEADERS, 1, block) + piece * 2000) as peer:
+            assert await peer.parted() == Code.FLOW_CONTROL
+        stuck.set()
+
+
+async def flooded(world, said: bytes, times: int) -> int:
+    """What a flood ends with."""
+    async with connected(world) as peer:
+        parted = asyncio.ensure_future(peer.parted())
+        while times and not parted.done():
+            peer.writer.write(said)
+            await asyncio.sleep(0)
+            times -= 1
+        return await parted
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(PING, 0, 0, bytes(8)),
+        frame(PING, ACK, 0, bytes(8)),
+        frame(SETTINGS, 0, 0, b""),
+        frame(SETTINGS, 0, 0, setting(4, 65_535) * 100),
+        frame(PRIORITY, 0, 1, bytes(5)),
+        frame(0xEE, 0, 0, b""),
+    ],
+    ids=["ping", "pong", "settings", "many settings", "priority", "unknown"],
+)
+async def test_a_flood_of_what_carries_nothing_ends(said):
+    async with opened() as world:
+        memory = psutil.Process().memory_info().rss
+        assert await flooded(world, said * 1000, 30) == Code.CALM
+        assert psutil.Process().memory_info().rss - memory < 32 << 20
+        await served(world)
+
+
+async def test_a_flood_of_empty_data_ends():
+    async with opened() as world:
+        async with connected(world, GREETING + head(1) + frame(DATA, 0, 1, b"") * 20_000) as peer:
+            assert await peer.parted() == Code.CALM
+        await served(world)
+
+
+async def test_streams_that_are_begun_to_be_reset_are_not_many():
+    """CVE-2023-44487: each costs a client nothing; TorchServe must not be made to work for them."""
+    async with opened() as world:
+        asked = frame(DATA, END, 1, MESSAGE)
+        flood = b"".join(
+            head(number) + asked[:5] + number_of(number) + asked[9:] + frame(RESET, 0, number, (8).to_bytes(4))
+            for number in range(1, 6001, 2)
+        )
+        async with connected(world, GREETING + flood) as peer:
+            assert await peer.parted() == Code.CALM
+        await served(world)
+        assert len(world.upstream.asked) <= 1001
+
+
+def number_of(stream: int) -> bytes:
+    return stream.to_bytes(4)
+
+
+async def test_more_streams_than_may_be_are_refused_and_the_others_are_served():
+    async with opened() as world:
+        numbers = range(1, 2 * 130, 2)
+        async with connected(world, GREETING + b"".join(head(number) for number in numbers)) as peer:
+            refused = [await peer.until(RESET) for _ in range(2)]
+            assert refused == [(257, number(Code.REFUSED)), (259, number(Code.REFUSED))]
+            peer.writer.write(frame(DATA, END, 1, MESSAGE))
+            assert await peer.until(DATA) == (1, MESSAGE)
+
+
+async def test_a_head_that_is_too_large_is_told_so_and_its_connection_lives():
+    large = field_block([*ASKING.items(), *((b"x-%03d" % at, bytes(100).replace(b"\0", b"v")) for at in range(90))])
+    many = field_block([*ASKING.items(), *((b"x-%03d" % at, b"") for at in range(100))])
+    async with opened(Limits(head=8192)) as world:
+        said = frame(HEADERS, END_HEADERS, 1, large) + frame(HEADERS, END_HEADERS, 3, many)
+        async with connected(world, GREETING + said + head(5) + frame(DATA, END, 5, MESSAGE)) as peer:
+            for stream in (1, 3):
+                told, payload = await peer.until(HEADERS, END)
+                assert told == stream
+                assert b"grpc-status\x018" in payload
+            assert await peer.until(DATA) == (5, MESSAGE)
+        assert [one["rule"] for one in world.events("refusal")] == ["wire.metadata"] * 2
+
+
+async def test_a_client_that_opens_no_window_holds_nobody_up_and_is_parted_from():
+    async with opened(Limits(stall_time=1)) as world:
+        closed = PREFACE + frame(SETTINGS, 0, 0, setting(4, 0))
+        async with connected(world, closed + head(1) + frame(DATA, END, 1, MESSAGE)) as peer:
+            stream, _ = await peer.until(HEADERS)
+            assert stream == 1
+            await served(world)
+            assert await peer.until(RESET) == (1, number(Code.CANCEL))
+        await until(lambda: world.door.stats().in_flight == 0)
+
+
+async def test_an_answer_waits_for_its_window_and_comes_when_it_opens():
+    async with opened() as world:
+        closed = PREFACE + frame(SETTINGS, 0, 0, setting(4, 0))
+        async with connected(world, closed + head(1) + frame(DATA, END, 1, MESSAGE)) as peer:
+            await peer.until(HEADERS)
+            said = b""
+            for _ in range(len(MESSAGE)):
+                peer.writer.write(frame(WINDOW, 0, 1, number(1)))
+                stream, payload = await peer.until(DATA)
+                assert (stream, len(payload)) == (1, 1)
+                said += payload
+            assert said == MESSAGE
+            assert b"grpc-status\x010" in (await peer.until(HEADERS, END))[1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", PREFACE[:5], PREFACE, GREETING + frame(HEADERS, 0, 1, HEAD)],
+    ids=["nothing", "part", "preface", "head"],
+)
+async def test_who_takes_too_long_for_a_beginning_is_parted_from(said):
+    async with opened(Limits(head_time=1)) as world, connected(world, said) as peer:
+        await peer.ended()
+        assert [one["rule"] for one in world.events("refusal")] == ["proxy.time"]
+
+
+async def test_who_says_nothing_for_long_is_bid_farewell():
+    async with opened(Limits(idle_time=1)) as world, connected(world) as peer:
+        assert await peer.parted() == Code.NONE
+        await peer.ended()
+        assert world.events("refusal") == []
+
+
+async def test_a_call_whose_message_does_not_come_ends():
+    """The library that was here before read the message itself, and waited for ever."""
+    async with opened(Limits(stall_time=1)) as world, connected(world, GREETING + head(1)) as peer:
+        _, payload = await peer.until(HEADERS, END)
+        assert b"grpc-status\x014" in payload
+        assert await peer.until(RESET) == (1, number(Code.NONE))
+        assert [one["rule"] for one in world.events("refusal")] == ["proxy.time"]
+
+
+async def test_a_message_that_comes_a_byte_at_a_time_does_not_hold_its_call_for_ever():
+    async with opened(Limits(stall_time=1)) as world, connected(world, GREETING + head(1)) as peer:
+        told = asyncio.ensure_future(peer.until(HEADERS, END))
+        for byte in b"\0\0\1\0\0" + bytes(200):
+            if told.done():
+                break
+            peer.writer.write(frame(DATA, 0, 1, bytes([byte])))
+            await asyncio.sleep(0.1)
+        assert b"grpc-status\x014" in (await told)[1]
+
+
+async def test_a_time_beyond_all_is_a_time():
+    async with opened() as world:
+        for stream, (said, code) in enumerate((("99999999H", "0"), ("99999999n", "0"), ("0S", "4"), ("0n", "4"))):
+            block = field_block([*ASKING.items(), (b"grpc-timeout", said.encode())])
+            asked = frame(HEADERS, END_HEADERS, 1, block)
+            async with connected(world, GREETING + asked) as peer:
+                if code == "0":
+                    peer.writer.write(frame(DATA, END, 1, MESSAGE))
+                assert b"grpc-status\x01" + code.encode() in (await peer.until(HEADERS, END))[1], stream
+
+
+async def test_who_is_bid_farewell_and_does_not_take_what_was_said_is_cut_off():
+    async with opened(Limits(idle_time=1, stall_time=1)) as world, connected(world) as peer:
+        peer.writer.transport.pause_reading()
+        peer.writer.write(frame(PING, 0, 0, bytes(8)) * 2000)
+        await until(lambda: world.door.stats().connections == 0)
+
+
+async def test_a_client_that_asks_and_never_reads_fills_no_memory():
+    async with opened(Limits(stall_time=2)) as world:
+
+        async def floods(context, received):
+            for _ in range(64):
+                await context.write(bytes(1 << 20))
+
+        world.upstream.behaviour = floods
+        wide = PREFACE + frame(SETTINGS, 0, 0, setting(4, 2**31 - 1)) + frame(WINDOW, 0, 0, number(2**31 - 1 - 65_535))
+        path = messages.INFERENCE + "StreamPredictions"
+        block = field_block(list({**ASKING, b":path": path.encode()}.items()))
+        memory = psutil.Process().memory_info().rss
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.ports[Listener.INFERENCE], limit=1024)
+        for stream in range(1, 40, 2):
+            writer.write((wide if stream == 1 else b"") + frame(HEADERS, END_HEADERS, stream, block))
+            writer.write(frame(DATA, END, stream, MESSAGE))
+        await until(lambda: len(world.upstream.asked) == 20)
+        await served_by(world)
+        assert psutil.Process().memory_info().rss - memory < 64 << 20
+        await until(lambda: world.door.stats().connections == 0)
+        writer.transport.abort()
+        del reader
+
+
+async def served_by(world) -> None:
+    """Management is another listener, with another connection to TorchServe."""
+    async with world.channel(Listener.MANAGEMENT, max_receive_message_length=-1) as channel:
+        call = channel.unary_unary(SCALE)(messages.request(SCALE, model_name="m"), metadata=MANAGE, timeout=10)
+        with pytest.raises(aio.AioRpcError):
+            await call  # the answer is 64 messages; what counts is that one came
+
+
+async def test_calls_on_many_connections_at_once_come_back_to_who_asked():
+    async with opened() as world:
+
+        async def ask(at: int) -> None:
+            async with world.channel() as channel:
+                ask = channel.unary_unary(PREDICT)
+                said = [prediction(data=b"%d %d" % (at, number)) for number in range(50)]
+                assert await asyncio.gather(*(ask(one, metadata=INFER, timeout=30) for one in said)) == said
+
+        await asyncio.gather(*(ask(at) for at in range(8)))
+        assert world.door.stats().served == 400

@@ -1,0 +1,199 @@
+"""A connection: two ends of ours talk to each other, however what they say is cut up."""
+
+import contextlib
+from collections import defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchserve_guard.http2 import Broken, Code, Connection, Rules, encoded
+
+HEAD = encoded(((b":path", b"/x"),))
+LAST = encoded(((b"grpc-status", b"0"),))
+
+
+class Side(Connection):
+    """One end, which keeps what it hears; a server answers each body with the same body."""
+
+    def __init__(self, *, server, rules=Rules()):
+        super().__init__(rules, server=server)
+        self.bodies = defaultdict(bytes)
+        self.heads = []
+        self.resets = []
+        self.farewell = None
+        self.drains = 0
+        self.introduce()
+
+    def understood(self, fields):
+        return fields
+
+    def headed(self, stream, number, head, ended):
+        self.heads.append((number, head, ended))
+        if stream is None:
+            owner = Owner(self, number)
+            owner.stream = self.accept(number, owner, ended)
+
+    def wake(self):
+        pass
+
+    def left_by_peer(self, last):
+        self.farewell = last
+
+    def flushed(self) -> bytes:
+        said, self.out = b"".join(self.out), []
+        return said
+
+
+class Owner:
+    def __init__(self, side, number):
+        self.side, self.number, self.stream = side, number, None
+
+    def data(self, payload, ended):
+        self.side.bodies[self.number] += payload
+        self.side.grant(self.stream)
+        if ended and self.side._server:
+            self.side.send_head(self.stream, HEAD)
+            self.side.send(self.stream, self.side.bodies[self.number])
+            self.side.finish(self.stream, LAST)
+
+    def drained(self):
+        self.side.drains += 1
+
+    def reset(self, code):
+        self.side.resets.append((self.number, code))
+
+
+def begun(client, body, pieces=1):
+    owner = Owner(client, client._latest + 2 if client._latest else 1)
+    owner.stream = client.begin(owner, HEAD)
+    size = max(1, -(-len(body) // pieces))
+    for at in range(0, max(1, len(body)), size):
+        client.send(owner.stream, body[at : at + size], at + size >= len(body))
+    return owner
+
+
+def talk(client, server, size=1 << 30):
+    """Carry what is said until nobody says anything."""
+    while True:
+        there, back = client.flushed(), server.flushed()
+        if not there and not back:
+            return
+        for said, to in ((there, server), (back, client)):
+            for at in range(0, len(said), size):
+                to.feed(said[at : at + size])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 700_000), st.integers(1, 5)), min_size=1, max_size=4),
+    st.sampled_from([7, 1000, 16_384, 1 << 20]),
+)
+def test_bodies_of_any_size_come_and_go_whole_through_every_window(bodies, size):
+    if size == 7:
+        bodies = [(length % 2000, pieces) for length, pieces in bodies]
+    client, server = Side(server=False), Side(server=True)
+    said = {}
+    for length, pieces in bodies:
+        owner = begun(client, bytes([length % 256]) * length, pieces)
+        said[owner.number] = bytes([length % 256]) * length
+    talk(client, server, size)
+    assert dict(client.bodies) | {number: b"" for number in said if not said[number]} == said
+    assert client.streams == server.streams == {}
+    assert all(ended for _, head, ended in client.heads if (b"grpc-status", b"0") in head)
+    assert client.resets == server.resets == []
+
+
+def test_what_is_not_granted_waits_and_the_owner_is_told_when_it_is_gone():
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    owner = begun(client, bytes(1 << 20))
+    server.grant = lambda _stream: None
+    talk(client, server)
+    assert len(server.bodies[1]) == 1 << 18
+    assert sum(map(len, owner.stream.pending)) == (1 << 20) - (1 << 18)
+    del server.grant
+    server.grant(server.streams[1])
+    talk(client, server)
+    assert len(client.bodies[1]) == 1 << 20
+
+
+def test_nothing_of_a_body_is_said_while_the_transport_takes_no_more():
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    client.choked = True
+    begun(client, bytes(1000))
+    talk(client, server)
+    assert server.bodies[1] == b""
+    client.taking()
+    talk(client, server)
+    assert client.bodies[1] == bytes(1000)
+
+
+def test_a_stream_that_is_given_up_is_forgotten_on_both_ends_and_what_comes_late_does_no_harm():
+    client, server = Side(server=False), Side(server=True)
+    owner = begun(client, b"half", 1)
+    late = begun(client, bytes(100))
+    client.reset(owner.stream, Code.CANCEL)
+    client.reset(owner.stream, Code.CANCEL)
+    talk(client, server)
+    assert client.streams == server.streams == {}
+    assert client.bodies == {late.number: bytes(100)}
+
+
+def test_an_answer_before_the_end_of_a_request_ends_the_request():
+    client, server = Side(server=False), Side(server=True)
+    owner = Owner(client, 1)
+    owner.stream = client.begin(owner, HEAD)
+    talk(client, server)
+    server.finish(server.streams[1], LAST)
+    assert server.streams == {}
+    talk(client, server)
+    assert client.heads[-1] == (1, ((b"grpc-status", b"0"),), True)
+    assert client.streams == {}
+    client.send(owner.stream, b"late")  # the owner has not looked yet
+
+
+def test_the_same_block_is_read_once_and_anew_when_the_table_has_changed():
+    server = Side(server=True)
+    client = Side(server=False)
+    read = []
+    server.understood = lambda fields: read.append(fields) or fields
+    for _ in range(3):
+        begun(client, b"x")
+    talk(client, server)
+    assert len(read) == 1
+    indexed = b"\x40\x01a\x01b"
+    for number, block in ((7, indexed), (9, b"\xbe"), (11, b"\xbe"), (13, b"\x40\x01a\x01c"), (15, b"\xbe")):
+        server.feed(len(block).to_bytes(3) + bytes([1, 5]) + number.to_bytes(4) + block)
+    heads = {number: head for number, head, _ in server.heads}
+    assert heads[9] == heads[11] == ((b"a", b"b"),)
+    assert heads[15] == ((b"a", b"c"),)
+    assert len(read) == 1 + 4
+
+
+@pytest.mark.parametrize("size", [1, 3, 9, 100])
+def test_a_long_header_block_is_carried_in_several_frames(size):
+    client, server = Side(server=False), Side(server=True, rules=Rules(block=1 << 17, fields=1 << 17))
+    block = encoded(((b":path", b"/x"), (b"long", b"v" * 40_000)))
+    owner = Owner(client, 1)
+    owner.stream = client.begin(owner, block)
+    said = client.flushed()
+    for at in range(0, len(said), size):
+        server.feed(said[at : at + size])
+    assert server.heads == [(1, ((b":path", b"/x"), (b"long", b"v" * 40_000)), False)]
+
+
+@given(st.binary(max_size=400))
+def test_bytes_of_any_kind_are_frames_or_end_the_connection(said):
+    client, server = Side(server=False), Side(server=True)
+    server.feed(client.flushed())
+    with contextlib.suppress(Broken):
+        server.feed(said)
+
+
+def test_a_farewell_is_heard():
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    server.leave(Code.NONE)
+    talk(client, server)
+    assert client.farewell == 0
