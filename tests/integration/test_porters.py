@@ -607,7 +607,7 @@ MISUSES = {
     "another listener": "say(**ask, listener='management')",
     "a client certificate": "say(**ask, listener='inference', certificate=CERTIFICATE)",
     "an outcome of nothing": "say(report='outcome', ticket=7, status=200)",
-    "a ticket twice": "[say(**ask, listener='inference') for _ in range(2)]",
+    "a ticket twice": "channel.sendall(2 * (json.dumps(dict(ask, listener='inference')).encode() + b'\\n'))",
     "its channel closed": "os.close(0); lines.close(); channel.close()",
 }
 
