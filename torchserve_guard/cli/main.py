@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -51,6 +52,8 @@ def _root(
 def main() -> None:
     """Run the command line and exit with a code of the contract."""
     _say_what_cannot_be_encoded()
+    # Plugins of pydantic are code of whatever package is installed, and looking for them costs 25 ms.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     try:
         narrowed(app, sys.argv[1:])()
     except GuardError as error:
