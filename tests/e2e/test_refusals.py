@@ -88,7 +88,8 @@ def test_no_spelling_of_a_change_is_let_through_and_each_is_on_record(guarded):
     before = state(guarded)
     for method, target in CHANGES:
         for port in (guarded.management, guarded.inference, guarded.metrics):
-            answer = raw(port, f"{method} {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n".encode())
+            head = f"{method} {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            answer = raw(port, head.encode())
             status = int(answer.split()[1])
             assert status in {400, 403, 404, 405}, (method, target, port, answer)
             document = json.loads(answer.partition(b"\r\n\r\n")[2])
