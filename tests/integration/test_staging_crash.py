@@ -1,6 +1,6 @@
 """kill -9 at any moment of a staging: the next one succeeds, and the store holds nothing wrong.
 
-Forty moments, cold and warm; `TSGUARD_CRASHES=200` makes it two hundred.
+Twenty moments, cold and warm; `TSGUARD_CRASHES=200` makes it two hundred.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ store.stage(Path(source), subject)
 print("done", flush=True)
 """
 
-CRASHES = int(os.environ.get("TSGUARD_CRASHES", "40"))
+CRASHES = int(os.environ.get("TSGUARD_CRASHES", "20"))
 MOMENTS = random.Random(2)  # noqa: S311 - not secret, and the same every time
 FORMS = ("cold", "warm", "warm, and the record is written anew")
 
