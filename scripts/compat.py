@@ -1,4 +1,4 @@
-"""TorchServe's own tests, through the shim: `scripts/compat CHECKOUT [--stock] [FILE ...]`.
+"""TorchServe's own tests and clients, through the shim: `scripts/compat CHECKOUT [--stock] [--clients] [FILE ...]`.
 
 CHECKOUT is a checkout of pytorch/serve; nothing in it is changed. Its tests run as they are, in a workspace of their
 own, on TorchServe's own ports. What they would download is replaced by look-alikes: archives of the same names,
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import compat_clients  # noqa: E402
 import servers  # noqa: E402 - it lies with the tests
 
 NEEDED = ("test", "ts_scripts", "model-archiver", "examples/image_classifier/mnist", "examples/custom_metrics")
@@ -241,6 +242,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", default=TESTS, help="test files of test/pytest, without `.py`")
     parser.add_argument("--stock", action="store_true", help="run them against a bare TorchServe, to compare")
     parser.add_argument("--replay", action="store_true", help="make the gRPC calls one by one, and print their codes")
+    parser.add_argument("--clients", action="store_true", help="run TorchServe's own clients, and none of the tests")
     parser.add_argument("--keep", action="store_true", help="keep the workspace")
     told = parser.parse_intermixed_args()
     workspace = Path(tempfile.mkdtemp(prefix="tsg-compat-"))
@@ -249,11 +251,16 @@ def main() -> int:
         copied(told.checkout, serve)
         look_alikes(serve)
         around = environment(workspace, installed(told.checkout, workspace), stock=told.stock)
-        for name in told.files:
+        for name in told.files if not told.clients else ():
             for test, outcome, reason in run(name, serve, around, workspace / f"{name}.log"):
                 print(f"{outcome:8} {name}::{test}  {reason}", flush=True)
                 failed += outcome in {"failure", "error"}
             stopped(serve, around)
+        for name, outcome, reason in (
+            compat_clients.run(told.checkout, serve, around, workspace) if told.clients else ()
+        ):
+            print(f"{outcome:8} {name}  {reason}", flush=True)
+            failed += outcome == "failure"
         if told.replay:
             replayed(serve, around, workspace / "replay.json")
     finally:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,8 +359,8 @@ class Guard:
         told = {"action": operation.action.value, **registration.shown(prepared)}
         try:
             await self.log.record(Entry(time.time(), "verified", told))
-        except GuardError:
-            await registration.settled(prepared, None)
+        except BaseException:  # who asked may be gone meanwhile
+            await registration.settled(prepared, HTTPStatus.SERVICE_UNAVAILABLE)
             raise
         return prepared
 

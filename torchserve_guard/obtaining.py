@@ -49,10 +49,14 @@ def obtain(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> Obtained:
-    """Return the staged trees. Raises `VerificationError`, `ConfigError`, or `GuardError` for what is not to be had."""
+    """Return the staged trees. Raises `VerificationError`, `ConfigError`, or `GuardError` for what is not to be had.
+
+    Once `stop` is set it ends soon, wherever it is.
+    """
     wanted = tuple(wanted)
     away = {entry.name: (item, entry) for item, entry in wanted if is_remote(item)}
-    held = {name: tree for name, (_, entry) in away.items() if (tree := store.held(entry, progress=progress))}
+    found = {name: store.held(entry, progress=progress, stop=stop) for name, (_, entry) in away.items()}
+    held = {name: tree for name, tree in found.items() if tree is not None}
     missing = {entry.sha256: (item, entry) for name, (item, entry) in away.items() if name not in held}
     with ExitStack() as stack:
         # INVARIANT: each digest once and in one order, for each is locked until all are staged: nobody waits for
@@ -62,7 +66,7 @@ def obtain(
             for digest, one in sorted(missing.items())
         }
         local = [(_place(settings, one, places), one[1]) for one in wanted if not _among(one[0], held)]
-        staged = iter(store.stage_all(local, progress=progress))
+        staged = iter(store.stage_all(local, progress=progress, stop=stop))
         trees = tuple(held[item.archive] if _among(item, held) else next(staged) for item, _ in wanted)
     sizes = {tree.name: tree.size for tree in trees}
     arrivals = tuple(

@@ -126,8 +126,8 @@ async def grpc_door(
     """
     if not settings.grpc_listeners:
         return None
+    from torchserve_guard.proxy.grpc_ports import told_apart  # noqa: PLC0415
     from torchserve_guard.proxy.grpc_server import GrpcDoor  # noqa: PLC0415 - see above
-    from torchserve_guard.proxy.grpc_upstream import told_apart  # noqa: PLC0415
 
     ports = await told_apart(await grpc_ports(frontend.pid, PATIENCE), PATIENCE)
     behind = dict(zip((Listener.INFERENCE, Listener.MANAGEMENT), ports, strict=True))

@@ -8,6 +8,7 @@ fetched by the guard, and TorchServe is told no more of it than its name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import threading
@@ -17,8 +18,9 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
-from torchserve_guard import archives, authorization, needs, obtaining, preflight, scan, unlisted
+from torchserve_guard import allowance, archives, authorization, needs, obtaining, preflight, scan, unlisted
 from torchserve_guard.access import Action, Mode, Operation, Resource
 from torchserve_guard.archives.copies import Files
 from torchserve_guard.archives.inspector import print_of
@@ -26,6 +28,7 @@ from torchserve_guard.archives.roster import Roster
 from torchserve_guard.errands import Errands
 from torchserve_guard.errors import BadRequest, Forbidden, Unavailable, VerificationError
 from torchserve_guard.findings import Report
+from torchserve_guard.origin import Origin
 from torchserve_guard.policy import Closures
 from torchserve_guard.settings import LoadItem, Settings
 from torchserve_guard.settings.load import archive_of
@@ -37,6 +40,7 @@ from torchserve_guard.workers import Interpreter
 # Parameters of POST /models that choose code or credentials outside the verified archive (hazards H15, H19, H25).
 CHOOSERS = {"handler": (), "runtime": ("python",), "s3_sse_kms": ("false",)}
 
+T = TypeVar("T")
 Fetched = tuple[archives.SubjectEntry, archives.Staged]
 """What an archive that was fetched had to be, and its tree."""
 
@@ -87,10 +91,10 @@ class Registration:
         self.stop_fetching()
         self._store.discard_all()
 
-    def expose(self, model: preflight.Loaded) -> preflight.Loaded:
+    def expose(self, model: preflight.Loaded, stop: threading.Event | None = None) -> preflight.Loaded:
         """Show a staged archive to TorchServe under its own name, or a private copy where one is wanted."""
         if self._settings.copied(model.item.archive):
-            model = dataclasses.replace(model, staged=self._store.copy(model.staged))
+            model = dataclasses.replace(model, staged=self._store.copy(model.staged, stop=stop))
             self._copied.append(model.staged)
         self._note(model.staged)
         if self._roster is not None:
@@ -119,6 +123,10 @@ class Registration:
         """Take note that TorchServe serves this model from now on; a door that was closed is open again."""
         self._serving[model.model, model.version] = model
         self._closures.open(model.model, model.version)
+
+    def _may_be_serving(self, model: preflight.Loaded) -> None:
+        """Take note of a model of which TorchServe did not say: it is watched rather than not, and opens no door."""
+        self._serving.setdefault((model.model, model.version), model)
 
     def watched(self) -> tuple[Watched, ...]:
         """Return what is served, and what it must look like."""
@@ -159,14 +167,14 @@ class Registration:
         `settled` must follow. Raises `Forbidden`, `Unavailable` while another archive of that name is being
         registered, or `VerificationError` when the archive is not what the manifest promises.
         """
-        item = _item_of(operation, self._settings.terms)
+        item = _item_of(operation)
         # Before anybody else is kept waiting: it may take long to come.
-        fetched = await self._errands.run(partial(self._fetched, item)) if obtaining.is_remote(item) else None
+        fetched = await self._errands.run(partial(self._fetched, item)) if item.origin is not None else None
         async with self._one_at_a_time:
-            model = await asyncio.to_thread(self._admitted, item, fetched)
+            model = await _to_its_end(partial(self._admitted, item, fetched))
             self._verify_settled(model)
             self.pin()
-            await asyncio.to_thread(self._show, model)
+            await _to_its_end(partial(self._show, model))
             self._under_way[item.archive] += 1
         return _by_its_name(operation, item)
 
@@ -174,10 +182,10 @@ class Registration:
         """Give up what is being fetched: the door closes."""
         self._errands.close()
 
-    def _show(self, model: preflight.Loaded) -> None:
+    def _show(self, model: preflight.Loaded, stop: threading.Event) -> None:
         # Registrations of one archive at one time share what is shown: a copy does not change under one of them.
         if not self._under_way[model.item.archive]:
-            self.expose(model)
+            self.expose(model, stop)
         self._discard_unused()
 
     def _discard_unused(self) -> None:
@@ -189,13 +197,16 @@ class Registration:
             self._copied.remove(copied)
 
     async def settled(self, operation: Operation, status: int | None) -> None:
-        """Take note that a change has ended, well or not."""
+        """Take note that a change has ended, well or not; without a status nobody knows how."""
         done = status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
         if operation.action is Action.REGISTER_MODEL:
             self._under_way[_archive_of(operation)] -= 1
-            self.pin()
+            # Watched whatever becomes of its link: what TorchServe serves now, it serves.
             if done:
                 self.serving(self._registered(operation))
+            elif status is None:
+                self._may_be_serving(self._registered(operation))
+            self.pin()
         elif operation.action is Action.UNREGISTER_MODEL and done:
             self._forget(operation.resource)
 
@@ -256,22 +267,29 @@ class Registration:
         (entry,) = preflight.entries_of(settings, (item,), authorized.manifest if authorized is not None else None)
         return entry, authorized
 
-    def _fetched(self, item: LoadItem, stop: threading.Event) -> Fetched:
+    def _fetched(self, item: LoadItem, stop: threading.Event) -> Fetched | None:
+        """Return the tree of an archive that lies elsewhere, if its address is allowed; None of one of this machine."""
+        assert item.origin is not None  # noqa: S101 - it was asked for by its address
+        _verify_allowed(item.origin, self._settings.terms)
+        if not obtaining.is_remote(item):
+            return None
         entry, _ = self._listed(item)
         return entry, obtaining.obtain(self._settings, self._store, ((item, entry),), stop=stop).staged[0]
 
-    def _staged(self, item: LoadItem, entry: archives.SubjectEntry, fetched: Fetched | None) -> archives.Staged:
+    def _staged(
+        self, item: LoadItem, entry: archives.SubjectEntry, fetched: Fetched | None, stop: threading.Event
+    ) -> archives.Staged:
         """Return the tree of an archive; one that was fetched counts if the manifest still lists the same."""
         if fetched is None:
-            return obtaining.obtain(self._settings, self._store, ((item, entry),)).staged[0]
+            return obtaining.obtain(self._settings, self._store, ((item, entry),), stop=stop).staged[0]
         if fetched[0] != entry:
             raise Unavailable("The manifest has changed; try again.", reason=f"`{entry.name}`", rule="register-changed")
         return fetched[1]
 
-    def _admitted(self, item: LoadItem, fetched: Fetched | None) -> preflight.Loaded:
+    def _admitted(self, item: LoadItem, fetched: Fetched | None, stop: threading.Event) -> preflight.Loaded:
         settings, archive = self._settings, item.archive
         entry, authorized = self._listed(item)
-        staged = self._staged(item, entry, fetched)
+        staged = self._staged(item, entry, fetched, stop)
         self._note(staged)
         found = [*unlisted.check(settings, (item,), listed=authorized is not None)]
         with Interpreter(os.environ) as interpreter:
@@ -287,8 +305,8 @@ class Registration:
         return model
 
 
-def _item_of(operation: Operation, terms: Terms) -> LoadItem:
-    """Return the archive that a registration asks for. Raises `Forbidden` or `BadRequest`."""
+def _item_of(operation: Operation) -> LoadItem:
+    """Return the archive that a registration asks for, allowed or not. Raises `Forbidden` or `BadRequest`."""
     for name, harmless in CHOOSERS.items():
         value = operation.parameter(name)
         if value is not None and value.lower() not in harmless:
@@ -297,13 +315,43 @@ def _item_of(operation: Operation, terms: Terms) -> LoadItem:
     if not url:
         raise BadRequest("Parameter url is required.", rule="register-url")
     try:
-        return archive_of(url, terms)
+        return archive_of(url)
     except ValueError as error:
-        raise Forbidden(
-            "Only archives of the model store, by their bare names, or from an allowed address may be registered",
-            reason=f"`url` {error}",
-            rule="register-url",
-        ) from error
+        raise _not_allowed(str(error)) from error
+
+
+def _verify_allowed(origin: Origin, terms: Terms) -> None:
+    """Return if an address is allowed; raise `Forbidden`."""
+    try:
+        allowance.verify(origin, terms)
+    except ValueError as error:
+        raise _not_allowed(f"holds `{origin}`, which {error}") from error
+
+
+def _not_allowed(why: str) -> Forbidden:
+    return Forbidden(
+        "Only archives of the model store, by their bare names, or from an allowed address may be registered",
+        reason=f"`url` {why}",
+        rule="register-url",
+    )
+
+
+async def _to_its_end(work: Callable[[threading.Event], T]) -> T:
+    """Return what the work returns, done in a thread; who is cancelled tells it by an event, and waits for its end.
+
+    INVARIANT: so nobody gets a lock while what it is for is still done.
+    """
+    given_up = threading.Event()
+    working = asyncio.ensure_future(asyncio.to_thread(work, given_up))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        given_up.set()
+        while not working.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({working})
+        working.exception()
+        raise
 
 
 def _by_its_name(operation: Operation, item: LoadItem) -> Operation:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torchserve_guard.origin import Origin
 
+NOT_ALLOWED = "matches no expression of `allowed_urls`; name it there if archives may come from it"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -40,4 +41,4 @@ class Terms:
     def verify_allowed(self, origin: Origin) -> None:
         """Return if `allowed_urls` lets this address through, whole, as Java matches it. Raises `ValueError`."""
         if not any(expression.fullmatch(origin.url) for expression in self.allowed):
-            raise ValueError("matches no expression of `allowed_urls`; name it there if archives may come from it")
+            raise ValueError(NOT_ALLOWED)

@@ -41,9 +41,9 @@ from torchserve_guard.audit.access_line import Form, Writer
 from torchserve_guard.errors import ConfigError, VerificationError
 from torchserve_guard.proxy import Limits
 from torchserve_guard.proxy.grpc_address import verify_grpc_available
+from torchserve_guard.proxy.grpc_ports import told_apart
 from torchserve_guard.proxy.grpc_server import GrpcSpec
 from torchserve_guard.proxy.grpc_tls import GrpcTls
-from torchserve_guard.proxy.grpc_upstream import told_apart
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
 

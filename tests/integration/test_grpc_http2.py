@@ -1,18 +1,21 @@
 """HTTP/2 as an attacker speaks it: who breaks the protocol is told so and parted from, and nobody else notices."""
 
 import asyncio
+import gzip
+import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import messages
 import psutil
 import pytest
-from calls import INFER, MANAGE, PREDICT, SAID, SCALE, field_block, frame, opened, prediction, until
+from calls import CONVERSE, INFER, MANAGE, PREDICT, SAID, SCALE, field_block, frame, opened, prediction, until
 from grpc import aio
 
 from torchserve_guard.http2 import Code
 from torchserve_guard.http2.frames import PREFACE
 from torchserve_guard.proxy import Limits
+from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
 
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
@@ -174,6 +177,12 @@ BROKEN = {
     "padding of nothing": (GREETING + head(1) + frame(DATA, PADDED, 1, b""), Code.PROTOCOL),
     "a push": (GREETING + frame(PUSH, END_HEADERS, 1, number(2) + HEAD), Code.PROTOCOL),
     "a farewell cut off": (GREETING + frame(GOAWAY, 0, 0, bytes(7)), Code.FRAME_SIZE),
+    "a priority of no stream": (GREETING + frame(PRIORITY, 0, 0, bytes(5)), Code.PROTOCOL),
+    "sizes of the table": (GREETING + frame(HEADERS, END_HEADERS, 1, b"\x20" * 3 + HEAD), Code.COMPRESSION),
+    "trailers": (
+        GREETING + head(1) + frame(HEADERS, END_HEADERS | END, 1, field_block([(b"x", b"y")])),
+        Code.PROTOCOL,
+    ),
     "a priority cut off": (GREETING + frame(PRIORITY, 0, 1, bytes(4)), Code.FRAME_SIZE),
 }
 
@@ -416,3 +425,185 @@ async def test_calls_on_many_connections_at_once_come_back_to_who_asked():
 
         await asyncio.gather(*(ask(at) for at in range(8)))
         assert world.door.stats().served == 400
+
+
+NOBODY = field_block([(name, value) for name, value in ASKING.items() if name != b"authorization"])
+
+
+async def test_who_asks_and_does_not_take_the_answers_is_not_listened_to():
+    """Each call costs a client some ten bytes once the table is warm, its refusal two hundred (CVE-2019-9514)."""
+    async with opened(Limits(stall_time=2)) as world, connected(world) as peer:
+        peer.writer.transport.pause_reading()
+        (client,) = await the_clients(world)
+        most, stream = 0, 1
+        while world.door.stats().connections:
+            calls = range(stream, stream + 200, 2)
+            stream += 200
+            peer.writer.write(b"".join(frame(HEADERS, END_HEADERS | END, number, NOBODY) for number in calls))
+            most = max(most, client._transport.get_write_buffer_size())
+            waiting = peer.writer.transport.get_write_buffer_size()
+            await asyncio.sleep(0.05 if waiting > 1 << 20 else 0)
+        assert 256 << 10 < most < 1 << 20
+
+
+async def the_clients(world):
+    await until(lambda: world.door.stats().connections > 0)
+    return tuple(world.door._crowd.connections)
+
+
+async def test_more_calls_than_may_be_are_refused_though_each_ends_at_once():
+    """A client that has heard of no end cannot have begun so many; what it could have the guard do in one turn ends."""
+    said = [frame(HEADERS, END_HEADERS | END, number, NOBODY) for number in range(1, 400, 2)]
+    async with opened() as world, connected(world, GREETING + b"".join(said)) as peer:
+        assert (await peer.until(RESET)) == (2 * 128 + 1, number(Code.REFUSED))
+        assert len([one for one in world.notes if one[9] == 401]) == 128
+    async with opened() as world, connected(world, GREETING + b"".join(said)) as peer:
+        many = [frame(HEADERS, END_HEADERS | END, number, NOBODY) for number in range(401, 6000, 2)]
+        peer.writer.write(b"".join(many))
+        assert await peer.parted() == Code.CALM
+
+
+async def test_calls_that_a_client_has_the_guard_give_up_are_not_many():
+    """CVE-2025-8671: it resets nothing itself, but says what must be refused when TorchServe is at work already."""
+    async with opened() as world, connected(world) as peer:
+
+        async def works(context, received):
+            await asyncio.Event().wait()
+
+        world.upstream.behaviour = works
+        block = field_block(list({**ASKING, b":path": CONVERSE.encode()}.items()))
+        parted = asyncio.ensure_future(peer.parted())
+        for stream in range(1, 100_000, 2):
+            if parted.done():
+                break
+            said = frame(HEADERS, END_HEADERS, stream, block) + frame(DATA, 0, stream, MESSAGE)
+            peer.writer.write(said + frame(DATA, END, stream, b"\0\0\0\0\1\xff"))
+            await asyncio.sleep(0)
+            await peer.writer.drain()
+        assert await parted == Code.CALM
+        assert stream < 2 * 20_000
+
+
+async def test_messages_that_unpack_to_what_memory_cannot_hold_end_their_calls(monkeypatch):
+    """Each within its limit, a hundredth of it as it comes, again and again: TorchServe takes none of them."""
+    packed = gzip.compress(prediction(data=bytes(4 << 20)))
+    packed = b"\1" + len(packed).to_bytes(4) + packed
+    block = field_block([*{**ASKING, b":path": CONVERSE.encode()}.items(), (b"grpc-encoding", b"gzip")])
+    async with opened(Limits(body=5 << 20)) as world, connected(world) as peer:
+        stuck = asyncio.Event()
+
+        async def takes_nothing(context, received):
+            await stuck.wait()
+
+        world.upstream.behaviour = takes_nothing
+        passage = world.door._passages[Listener.INFERENCE]
+        passage._most_held = 32 << 20
+        memory = psutil.Process().memory_info().rss
+        said = b"".join(frame(DATA, 0, 1, packed[at : at + 16_000]) for at in range(0, len(packed), 16_000))
+        peer.writer.write(frame(HEADERS, END_HEADERS, 1, block) + said * 30)
+        assert b"grpc-status\x018" in (await peer.until(HEADERS, END))[1]
+        assert psutil.Process().memory_info().rss - memory < 128 << 20
+        await until(lambda: passage.calls == 0)
+        assert passage._held == 0
+        stuck.set()
+        await served_again(world)
+
+
+async def served_again(world) -> None:
+    world.upstream.behaviour = world.upstream.echo
+    await served(world)
+
+
+async def test_a_body_is_as_long_as_was_said():
+    """RFC 9113 section 8.1.1."""
+    async with opened() as world, connected(world) as peer:
+        for stream, length, code in ((1, len(MESSAGE), b"0"), (3, len(MESSAGE) - 1, b"3"), (5, len(MESSAGE) + 1, b"3")):
+            block = field_block([*ASKING.items(), (b"content-length", b"%d" % length)])
+            said = frame(DATA, END | PADDED, stream, b"\x03" + MESSAGE + bytes(3))
+            peer.writer.write(frame(HEADERS, END_HEADERS, stream, block) + said)
+            told, payload = await peer.until(HEADERS, END)
+            assert told == stream
+            assert b"grpc-status\x01" + code in payload
+        assert len(world.upstream.asked) == 1
+
+
+async def test_a_deadline_of_no_time_ends_its_call_and_no_other():
+    """uvloop's timer of less than half a millisecond is none: asked when it is due, it had no answer."""
+    async with opened() as world, connected(world, GREETING + head(1)) as peer:
+        block = field_block([*ASKING.items(), (b"grpc-timeout", b"1n")])
+        peer.writer.write(frame(HEADERS, END_HEADERS, 3, block) + frame(DATA, END, 3, MESSAGE))
+        told, payload = await peer.until(HEADERS, END)
+        assert told == 3
+        assert b"grpc-status\x014" in payload
+        peer.writer.write(frame(DATA, END, 1, MESSAGE))
+        assert await peer.until(DATA) == (1, MESSAGE)
+
+
+async def aborted(world, chance: random.Random) -> None:
+    """One connection, and a call of any kind on it that ends in any way."""
+    kind = chance.choice((PREDICT, CONVERSE, messages.INFERENCE + "StreamPredictions"))
+    more = chance.choice(([], [(b"grpc-timeout", b"%dm" % chance.randrange(20))]))
+    block = field_block([*{**ASKING, b":path": kind.encode()}.items(), *more])
+    async with connected(world) as peer:
+        for stream in (1, 3):
+            cut = chance.randrange(len(MESSAGE) + 1)
+            pieces = [
+                frame(HEADERS, END_HEADERS, stream, block),
+                frame(DATA, 0, stream, MESSAGE[:cut]),
+                frame(DATA, chance.choice((0, END)), stream, MESSAGE[cut:]),
+                frame(RESET, 0, stream, number(8)),
+            ]
+            for piece in pieces[: chance.randrange(1, 5)]:
+                peer.writer.write(piece)
+                if chance.random() < 0.3:
+                    await asyncio.sleep(chance.random() / 100)
+        if chance.random() < 0.2:
+            peer.writer.write(frame(PUSH, 0, 0, b""))
+            await peer.ended()
+
+
+async def test_a_thousand_calls_that_end_in_any_way_leave_nothing_behind():
+    chance = random.Random(7)  # noqa: S311 - for variety, not for secrets
+    async with opened(turns=Turns(4, 100, 5.0)) as world:
+
+        async def dawdles(context, received):
+            received.append(await context.read())
+            await context.write(received[0])
+            await asyncio.sleep(chance.random() / 50)
+            await context.write(bytes(100_000))
+
+        world.upstream.behaviour = dawdles
+        for _ in range(25):
+            await asyncio.gather(*(aborted(world, chance) for _ in range(20)))
+        passage = world.door._passages[Listener.INFERENCE]
+        await until(lambda: world.door.stats().connections == world.door.stats().in_flight == 0)
+        assert (passage._held, passage.present, world.turns.counts()) == (0, 0, (0, 0))
+        assert passage.upstream._waiting == {}
+        link = passage.upstream._link
+        assert link is None or (link.streams, link._waiting) == ({}, {})
+        await until(lambda: world.upstream.finished == len(world.upstream.asked))
+        await served_again(world)
+
+
+async def test_all_who_wait_for_a_turn_are_told_when_the_door_closes():
+    """Each who is told gives its turn to the next: three hundred in a row are not three hundred deep."""
+    async with opened(turns=Turns(1, 400, 60.0)) as world:
+        stuck = asyncio.Event()
+
+        async def works(context, received):
+            await stuck.wait()
+
+        world.upstream.behaviour = works
+        peers = []
+        for _ in range(3):
+            _, writer = await asyncio.open_connection("127.0.0.1", world.ports[Listener.INFERENCE])
+            asked = [head(stream) + frame(DATA, END, stream, MESSAGE) for stream in range(1, 201, 2)]
+            writer.write(GREETING + b"".join(asked))
+            peers.append(writer)
+        await until(lambda: world.turns.counts() == (1, 299))
+        await world.door._passages[Listener.INFERENCE].upstream.close()
+        await until(lambda: world.turns.counts() == (0, 0))
+        assert world.door.stats().upstream_failures == 300
+        for writer in peers:
+            writer.transport.abort()
+        stuck.set()

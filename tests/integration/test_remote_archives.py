@@ -1,5 +1,6 @@
 """Archives from elsewhere: a real HTTPS host, good or hostile, and what the guard takes from it."""
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -647,3 +648,151 @@ def test_an_address_is_judged_behind_a_proxy_as_well(site, terms, place):
     through = dataclasses.replace(terms, proxy=Proxy("127.0.0.1", 1), networks=())
     with pytest.raises(VerificationError, match="which is not public"):
         fetch(site.has("/m.mar", DATA), through, place)
+
+
+# --- who has the same user, or is slow where no socket is ours ------------------------------------------------------
+
+
+def test_a_name_that_nobody_answers_for_is_a_stall(terms, place):
+    """The system's resolver knows no limit of time."""
+    answer = threading.Event()
+
+    def transfer(errand):
+        https.transfer(errand, lambda *_: answer.wait(60) and ["127.0.0.1"])
+
+    patient = dataclasses.replace(terms, stall=1)
+    try:
+        with pytest.raises(Unfetched, match="has no address"):
+            fetch("https://models.example/m.mar", patient, place, transfers={Scheme.HTTPS: transfer})
+    finally:
+        answer.set()
+
+
+def test_who_waits_for_a_name_waits_no_longer_than_it_is_wanted(terms, place):
+    stop, answer = threading.Event(), threading.Event()
+
+    def ask(*_):
+        stop.set()
+        return answer.wait(60) and ["127.0.0.1"]
+
+    try:
+        with pytest.raises(Unfetched, match="the guard stops"):
+            fetch(
+                "https://models.example/m.mar",
+                terms,
+                place,
+                stop=stop,
+                transfers={Scheme.HTTPS: lambda errand: https.transfer(errand, ask)},
+            )
+    finally:
+        answer.set()
+
+
+def test_a_connection_that_nobody_takes_is_given_up_when_the_fetch_is(terms, place):
+    """A host whose queue is full answers no SYN."""
+    stop = threading.Event()
+    with contextlib.ExitStack() as full:
+        deaf = full.enter_context(socket.socket())
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            waiting = full.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(deaf.getsockname())
+        threading.Timer(0.5, stop.set).start()
+        began = time.monotonic()
+        with pytest.raises(Unfetched, match="the guard stops"):
+            fetch(f"https://127.0.0.1:{deaf.getsockname()[1]}/m.mar", terms, place, stop=stop)
+        assert time.monotonic() - began < terms.stall / 2
+
+
+def partial_of(place):
+    place.mkdir(mode=0o700)
+    return place / f"mar-{listed().sha256}"
+
+
+def test_a_planted_file_of_any_size_is_forgotten_and_not_read(site, terms, place):
+    """A sparse file of 4 TiB takes no room, and an hour to hash."""
+    with partial_of(place).open("wb") as file:
+        file.truncate(4 << 40)
+    assert fetch(site.has("/m.mar", DATA), terms, place) == DATA
+
+
+def test_who_reads_what_came_before_stops_when_the_fetch_does(site, terms, place):
+    huge, stop = 4 << 40, threading.Event()
+    with partial_of(place).open("wb") as file:
+        file.truncate(huge)
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(Unfetched, match="the guard stops"):
+        fetch(site.url("/m.mar"), dataclasses.replace(terms, largest=huge), place, listed(size=huge), stop=stop)
+
+
+def test_a_pipe_in_the_place_of_a_note_keeps_nobody_waiting(site, terms, place):
+    path = partial_of(place)
+    path.write_bytes(DATA[:HALF])
+    os.mkfifo(path.with_name(f"{path.name}.json"), 0o600)
+    assert fetch(site.has("/m.mar", DATA), terms, place) == DATA
+
+
+def test_a_note_with_a_line_of_its_own_adds_none_to_a_request(site, terms, place):
+    url = begun(site, terms, place)
+    (note,) = place.glob("*.json")
+    note.write_text(note.read_text().replace("one", "one\\r\\nX-Evil: yes"))
+    assert fetch(url, terms, place) == DATA
+    assert ranges(site) == [None]
+
+
+def nested(place):
+    partial = partial_of(place)
+    partial.write_bytes(DATA[:HALF])
+    partial.with_name(f"{partial.name}.json").write_text("[" * 16000)
+
+
+def test_a_note_that_is_nothing_but_brackets_says_nothing(site, terms, place):
+    nested(place)
+    assert fetch(site.has("/m.mar", DATA), terms, place) == DATA
+
+
+@pytest.mark.parametrize("kind", ["a second name", "a pipe", "a link"])
+def test_what_is_not_a_file_of_its_own_is_not_written_to(site, terms, place, tmp_path, kind):
+    precious, path = tmp_path / "audit.jsonl", partial_of(place)
+    precious.write_bytes(b"what was recorded")
+    if kind == "a pipe":
+        os.mkfifo(path, 0o600)
+    else:
+        (path.hardlink_to if kind == "a second name" else path.symlink_to)(precious)
+    with pytest.raises(GuardError, match=r"guard's own|cannot be kept"):
+        fetch(site.has("/m.mar", DATA), terms, place)
+    assert precious.read_bytes() == b"what was recorded"
+
+
+def test_a_host_that_tells_no_size_cannot_fill_the_disk(site, terms, place, monkeypatch):
+    """A guard that cannot write its record serves nobody."""
+    free = os.statvfs(place.parent)
+    monkeypatch.setattr(quarantine, "LEFT", free.f_bavail * free.f_frsize * 2)
+
+    def endless(handler):
+        handler.say(200, **{"Content-Length": None, "Transfer-Encoding": "chunked"})
+        handler.wfile.write(b"%x\r\n%b\r\n" % (len(DATA), DATA))
+
+    with pytest.raises(GuardError, match="no room"):
+        fetch(site.does("/m.mar", endless), terms, place, listed(size=None))
+    assert sum(path.stat().st_size for path in place.glob("mar-*[0-9a-f]") if path.suffix != ".json") == 0
+
+
+@pytest.mark.parametrize("said", ["300 \x1b[2JX", "https://evil.example/\x1b[31m/m.mar?sig=hunter2"])
+def test_what_a_host_says_reaches_no_terminal_raw(site, terms, place, said):
+    url = site.does("/m.mar", lambda handler: handler.say(302, Location=said))
+    with pytest.raises(VerificationError) as caught:
+        fetch(url, terms, place)
+    assert str(caught.value).isprintable()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_expression_that_takes_for_ever_ends_in_time(site, terms, place):
+    slow = dataclasses.replace(terms, allowed=(re.compile("https://(?:[0-9.:]|[0-9.:/a-z])*(?:a|a)*b"),))
+    began = time.process_time()
+    with pytest.raises(VerificationError, match="takes too long"):
+        fetch(site.has(f"/{'a' * 200}/m.mar", DATA), slow, place)
+    assert time.process_time() - began < 1  # not in this process, whose interpreter the door needs
+    assert site.asked == []

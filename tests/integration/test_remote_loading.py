@@ -458,3 +458,15 @@ def test_what_is_put_on_record_holds_no_secret_of_an_address():
     line = render_entry(AuditEntry(0.0, "request", fields), 1)
     assert b"hunter2" not in line
     assert json.loads(line)["parameters"]["url"].endswith("@host/m.mar?...")
+
+
+async def test_an_address_that_an_expression_takes_for_ever_over_is_refused_while_the_loop_goes_on(place, registering):
+    slow = "allowed_urls=https://(?:[a-z.:0-9/]+)*b"
+    asking = asyncio.create_task(registering(slow, two=TWO).prepare(asked_for(f"https://{'a.' * 60}example/two.mar")))
+    ticks = 0
+    while not asking.done():
+        await asyncio.sleep(0.01)
+        ticks += 1
+    assert isinstance(asking.exception(), Forbidden)
+    assert "simpler expressions" in asking.exception().reason
+    assert ticks > 5

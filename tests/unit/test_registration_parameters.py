@@ -4,13 +4,12 @@ import pytest
 
 from torchserve_guard import registration
 from torchserve_guard.errors import BadRequest, Forbidden
-from torchserve_guard.terms import Terms
 from torchserve_guard.wire import Listener, classify
 
 
 def asked(query: str) -> str:
     operation = classify(Listener.MANAGEMENT, "POST", f"/models{query}".encode())
-    return registration._item_of(operation, Terms()).archive
+    return registration._item_of(operation).archive
 
 
 @pytest.mark.parametrize("query", ["", "?model_name=a"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -119,3 +121,53 @@ async def test_a_closed_door_is_told_with_its_reason(world):
     world.closures.close(one["model"], "1.0", Closure("`handler.py` is missing", lasting=True))
     (one,) = world.registration.listed()
     assert (one["door"], one["why"]) == ("closed", "`handler.py` is missing")
+
+
+async def test_what_is_served_is_watched_though_its_link_cannot_be_pinned(world, monkeypatch):
+    """A model of the same user can shut the folder that the link lies in."""
+
+    def shut():
+        raise PermissionError("the folder is shut")
+
+    await world.register("v1.mar")
+    operation = classify(Listener.MANAGEMENT, "POST", b"/models?url=v2.mar")
+    prepared = await world.registration.prepare(operation)
+    monkeypatch.setattr(world.registration, "pin", shut)
+    with pytest.raises(PermissionError):
+        await world.registration.settled(prepared, OK)
+    assert sorted(one.version for one in world.registration.watched()) == ["1.0", "2.0"]
+
+
+@pytest.mark.parametrize("step", ["_admitted", "_show"])
+async def test_who_is_gone_keeps_the_next_waiting_until_its_work_has_ended(world, monkeypatch, step):
+    """Else two would change at once what a name shows."""
+    begun, told, order = threading.Event(), [], []
+    real = getattr(world.registration, step)
+
+    def slowly(*arguments):
+        *_, stop = arguments
+        if not begun.is_set():
+            begun.set()
+            told.append(stop.wait(30))
+            order.append("gone")
+        else:
+            order.append("next")
+        return real(*arguments[:-1], threading.Event())
+
+    monkeypatch.setattr(world.registration, step, slowly)
+    first = asyncio.create_task(world.register("v1.mar"))
+    await asyncio.to_thread(begun.wait, 30)
+    second = asyncio.create_task(world.register("v2.mar"))
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await second
+    assert told == [True]
+    assert order == ["gone", "next"]
+    assert [one.version for one in world.registration.watched()] == ["2.0"]
+
+
+async def test_a_model_of_which_torchserve_did_not_say_is_watched_and_one_that_it_refused_is_not(world):
+    await world.register("v1.mar", status=GONE)
+    await world.register("v2.mar", status=500)
+    assert [one.version for one in world.registration.watched()] == ["1.0"]

@@ -1,5 +1,6 @@
 """Without a manifest, in the profile compat: what may be done without one, and when it may not."""
 
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -73,7 +74,7 @@ def test_what_is_not_in_the_manifest_is_not_loaded_in_any_profile(settings, tmp_
     registration = Registration(made, archives.Store(tmp_path / "s"), tmp_path / "e", tmp_path / "l", lambda: NOW)
     made.manifest.unlink()
     with pytest.raises((ConfigError, VerificationError)):
-        registration._admitted(LoadItem("planted.mar"), None)
+        registration._admitted(LoadItem("planted.mar"), None, threading.Event())
 
 
 @pytest.mark.parametrize(

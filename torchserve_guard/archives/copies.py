@@ -105,13 +105,14 @@ class Copies:
         if marker is not None:
             os.close(os.open(marker, _NEW, _FILE_MODE, dir_fd=new))
         files = [member for member in members if not member.path.endswith("/")]
-        return all(gathered([crew.submit(self._copied, old, new, member.path, where) for member in files]))
+        return all(gathered([crew.submit(self._copied, old, new, member.path, where, crew) for member in files]))
 
-    def _copied(self, old: int, new: int, path: str, where: str) -> bool:
+    def _copied(self, old: int, new: int, path: str, where: str, crew: Crew) -> bool:
+        crew.heed(0)
         with open_member(old, path, where) as source:
             target = os.open(path, _NEW, _FILE_MODE, dir_fd=new)
             try:
-                return self._cloned(source, target) or _sent(source, target)
+                return self._cloned(source, target) or _sent(source, target, crew)
             finally:
                 os.close(target)
 
@@ -130,9 +131,10 @@ def _folders(members: Iterable[MemberEntry]) -> set[str]:
     return above | {member.path for member in members if member.path.endswith("/")}
 
 
-def _sent(source: Source, target: int) -> bool:
+def _sent(source: Source, target: int, crew: Crew) -> bool:
     """Copy a file within the kernel; return that no blocks are shared. What is short is found by who compares."""
     offset = 0
     while offset < source.size and (count := os.sendfile(target, source.descriptor, offset, _AT_ONCE)):
         offset += count
+        crew.heed(count)
     return False

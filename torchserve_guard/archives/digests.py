@@ -121,11 +121,12 @@ class Crew:
     """Threads that hash, and threads that lead them; a context: left by an error, it ends the work at the next piece.
 
     `progress` is told the bytes that were hashed, by one thread at a time. Leaders hold `reading` while they read a
-    subject from the front.
+    subject from the front. `stop` is set by whoever does not want the work any more.
     """
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
         self._progress = progress
+        self._stop = stop if stop is not None else threading.Event()
         self.reading = threading.BoundedSemaphore(READERS)
         self._lock = threading.Lock()
         self._stopped = False
@@ -174,5 +175,5 @@ class Crew:
 
     def heed(self, _count: int) -> None:
         """Raise `Stopped` once the work is not wanted any more; count nothing."""
-        if self._stopped:
+        if self._stopped or self._stop.is_set():
             raise Stopped

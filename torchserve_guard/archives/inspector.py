@@ -29,7 +29,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 Pace = Callable[[], None]
-"""Called after each piece that was read; it takes the time that others may have."""
+"""Called before each name and after each piece; it takes the time that others may have."""
 
 
 class Promised(NamedTuple):
@@ -88,6 +88,7 @@ class Inspection:
 
     def _folder(self, folder: int, prefix: str) -> None:
         for name, status in _listed(folder, len(self._tree.members) + MOST_TOLD):
+            self._pace()
             path = prefix + name + ("/" if stat.S_ISDIR(status.st_mode) else "")
             promised = self._left.pop(path, None)
             if promised is None:
@@ -111,6 +112,7 @@ class Inspection:
     def _members(self, root: int) -> None:
         """Look at the members only, in a tree that its model may write to."""
         for path, promised in sorted(self._left.items()):
+            self._pace()
             try:
                 with _beneath(root, path.rstrip("/").split("/")) as (folder, name):
                     self._verify_owned(os.lstat(name, dir_fd=folder), path)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from torchserve_guard.archives import manifest, mar, record, trees
 from torchserve_guard.archives.copies import Copies, Files
-from torchserve_guard.archives.digests import READERS, Crew
+from torchserve_guard.archives.digests import READERS, Crew, Stopped
 from torchserve_guard.archives.lanes import Lane
 from torchserve_guard.archives.leases import Lease, claimed
 from torchserve_guard.archives.limits import Limits
@@ -110,13 +111,17 @@ class Store:
         *,
         limits: Limits | None = None,
         progress: Progress | None = None,
+        stop: threading.Event | None = None,
     ) -> list[Staged]:
-        """Return the tree of each source, as `stage` does, several at once; raise one VerificationError for all."""
+        """Return the tree of each source, as `stage` does, several at once; raise one VerificationError for all.
+
+        Once `stop` is set, nobody wants them any more: then it ends soon, with GuardError.
+        """
         wanted = list(subjects)
         # One that is asked for twice is staged once: a model can be loaded under two names.
         distinct = {_key(source, subject): (source, subject) for source, subject in wanted}
         expect(progress, sum(size_of(source) for source, _ in distinct.values()), "verifying")
-        with Crew(progress) as crew:
+        with _wanted(), Crew(progress, stop) as crew:
             outcomes = crew.each(lambda one: self._outcome(*one, limits, crew), distinct.values(), READERS)
         errors = [outcome for outcome in outcomes if isinstance(outcome, VerificationError)]
         if len(errors) > 1:
@@ -145,13 +150,15 @@ class Store:
         """The private directory of the store."""
         return self._root
 
-    def held(self, subject: SubjectEntry, *, progress: Progress | None = None) -> Staged | None:
+    def held(
+        self, subject: SubjectEntry, *, progress: Progress | None = None, stop: threading.Event | None = None
+    ) -> Staged | None:
         """Return the subject's tree if it is here and still what the manifest lists, member by member, else None.
 
         For a subject that lies elsewhere: its source is not asked for. Without listed members it is never said to be.
         """
         try:
-            with Crew(progress) as crew:
+            with _wanted(), Crew(progress, stop) as crew:
                 return self._warm(None, subject, None, crew)
         except OSError as error:
             raise GuardError(f"{self._root}: cannot be read: {error.strerror or error}") from error
@@ -177,13 +184,13 @@ class Store:
         self._sweep()
         return [home.name for home in due]
 
-    def copy(self, staged: Staged) -> Staged:
+    def copy(self, staged: Staged, *, stop: threading.Event | None = None) -> Staged:
         """Return the subject with a private writable copy of its tree, compared again; raise VerificationError.
 
         It is there until it is discarded, or its guard ends.
         """
         try:
-            with Crew() as crew:
+            with _wanted(), Crew(stop=stop) as crew:
                 tree, files = self._copies.make(staged.tree, staged.members, crew)
         except OSError as error:
             raise GuardError(f"{staged.name}: cannot be copied in {self._root}: {error.strerror or error}") from error
@@ -297,6 +304,14 @@ class Store:
         """Remove what nobody is making any more: a lock ends with the process that held it."""
         with locked(self._root):
             trees.sweep(self._root / "staging")
+
+
+@contextmanager
+def _wanted() -> Iterator[None]:
+    try:
+        yield
+    except Stopped as error:
+        raise GuardError("the staging was given up: nobody waits for it any more") from error
 
 
 def _starts_idle(home: Path, *, used: bool) -> int:

@@ -14,8 +14,9 @@ from enum import Enum
 from typing import Protocol
 
 from torchserve_guard.access import Operation
+from torchserve_guard.origin import redacted
 
-LONGEST_PATH = 1024
+LONGEST_PATH = 1024  # and agent, and referer: a client decides how long they are, not how fast the disk fills
 _MOST_MEMOS = 64
 _MOST_CLIENTS = 1024
 
@@ -153,7 +154,7 @@ class Writer:
 
     def _combine(self, note: Note) -> str:
         ended, _, _, client, head, _, principal, _, _, status, _, went, _ = note
-        agent, referer = _header(head, b"user-agent:"), _header(head, b"referer:").partition("?")[0]
+        agent, referer = _header(head, b"user-agent:"), redacted(_header(head, b"referer:")).partition("?")[0]
         asked = f"{head.method} {_path(head)} HTTP/1.1" if head.method else "-"
         return (
             f"{_word(_host(client))} - {_word(principal)} [{self._clf(ended)}] "
@@ -207,5 +208,5 @@ def _host(client: str) -> str:
 def _header(head: Head, name: bytes) -> str:
     for line in head.passed:
         if line[: len(name)].lower() == name:
-            return line[len(name) :].strip().decode("latin-1")
+            return line[len(name) :].strip()[:LONGEST_PATH].decode("latin-1")
     return ""

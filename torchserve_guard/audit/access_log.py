@@ -53,8 +53,10 @@ class AccessLog:
         notes.append(note)
         # Whoever writes holds it only for as long as it takes to take what is made; the disk is not waited for.
         if len(notes) >= _AT_ONCE and self._making.acquire(blocking=len(notes) >= MOST_NOTES):
-            self._make()
-            self._making.release()
+            try:
+                self._make()
+            finally:
+                self._making.release()
 
     def start(self) -> None:
         """Begin to write."""

@@ -4,8 +4,10 @@ Every breach of the protocol ends the connection, a stream's too: section 5.4.2 
 make us reset is an attack (CVE-2025-8671). No header block that we say refers to another.
 """
 
-from torchserve_guard.http2.connection import Connection, Owner, Rules, Stream
+from torchserve_guard.http2.connection import Connection
 from torchserve_guard.http2.frames import Broken, Code
 from torchserve_guard.http2.hpack import Fields, encoded
+from torchserve_guard.http2.outlet import Rules
+from torchserve_guard.http2.stream import Owner, Stream
 
 __all__ = ["Broken", "Code", "Connection", "Fields", "Owner", "Rules", "Stream", "encoded"]

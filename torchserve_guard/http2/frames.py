@@ -25,6 +25,7 @@ END_HEADERS, PADDED, PRIORITIZED = 0x4, 0x8, 0x20
 HEAD = Struct(">HBBBL")
 NUMBER = Struct(">L")
 _SETTING = Struct(">HL")
+SETTING_SIZE = _SETTING.size
 
 
 class Code(IntEnum):

@@ -20,6 +20,7 @@ _OVERHEAD = 32  # section 4.1
 _INDEXED, _KEPT, _RESIZED = 0x80, 0x40, 0x20
 _BITS_7, _BITS_6, _BITS_5, _BITS_4 = 0x7F, 0x3F, 0x1F, 0x0F
 _MORE = 0x80
+_MOST_RESIZED = 2
 _LONGEST_INTEGER = 4  # bytes after the first: more than any length that fits into a block
 
 _STATIC: Fields = tuple(
@@ -118,15 +119,17 @@ class Decoder:
 
     def _fields(self, block: bytes) -> Fields:
         fields: list[Field] = []
-        position, end, left = 0, len(block), self._most
+        position, end, left, resized = 0, len(block), self._most, 0
         while position < end:
             first = block[position]
             if first & _INDEXED:
                 index, position = _integer(block, position, _BITS_7)
                 field = self._known(index)
             elif first & (_KEPT | _RESIZED) == _RESIZED:
-                if fields:
-                    raise ValueError("the size of the table changes within a block")
+                resized += 1
+                # A smallest and a last size are all that there is to say (section 4.2).
+                if fields or resized > _MOST_RESIZED:
+                    raise ValueError("the size of the table changes within a block, or again and again")
                 position = self._resize(block, position)
                 continue
             else:

@@ -78,7 +78,8 @@ class KeyFile:
         No header, another scheme, an unknown or an expired key: nobody in particular, `ANONYMOUS`.
         """
         # INVARIANT: what is remembered was right as a whole, and is found by its hash, so that timing tells nothing.
-        known = self._known.get(authorization)
+        remembered = self._known
+        known = remembered.get(authorization)
         if known is not None and (known.expires is None or self._now() < known.expires):
             return known.principal
         credential = credential_of(authorization)
@@ -87,8 +88,8 @@ class KeyFile:
         # INVARIANT: every key is compared, each in constant time, so that timing tells nothing.
         matches = [key for key in self._keys.values() if hmac.compare_digest(key.secret, credential)]
         if matches and (matches[0].expires is None or self._now() < matches[0].expires):
-            if len(self._known) < MOST_KNOWN:
-                self._known[authorization] = matches[0]
+            if len(remembered) < MOST_KNOWN:
+                remembered[authorization] = matches[0]
             return matches[0].principal
         return ANONYMOUS
 
@@ -103,7 +104,8 @@ class KeyFile:
         fresh = new_key(kind, self._now(), self._lifetime)
         self._write({**self._keys, kind: fresh})
         self._keys[kind] = fresh
-        self._known.clear()
+        # INVARIANT: another one, not this one emptied: whoever is about to remember the old key does it in vain.
+        self._known = {}
 
     def renew_expired(self) -> tuple[KeyKind, ...]:
         """Replace the keys that have expired; return which."""

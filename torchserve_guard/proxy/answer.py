@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchserve_guard.errors import Refusal, TooMany, Unauthenticated, Unavailable
-from torchserve_guard.proxy.head import ResponseHead
+from torchserve_guard.proxy.answer_head import ResponseHead
 from torchserve_guard.wire import refusal_body
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -26,11 +26,15 @@ def chunk(payload: bytes) -> tuple[bytes, ...]:
 
 
 class ChunkDecoder:
-    """The reading of one chunked body. `done` is set by the end of its trailers, `rest` holds what came after."""
+    """The reading of one chunked body. `done` is set by the end of its trailers, `rest` holds what came after.
 
-    __slots__ = ("_held", "_left", "_state", "_trailers", "done", "rest")
+    What of a chunk is not more than `whole` bytes is given in one piece, once all of it is there.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_held", "_left", "_state", "_trailers", "_whole", "done", "rest")
+
+    def __init__(self, whole: int = 0) -> None:
+        self._whole = whole
         self.done = False
         self.rest = b""
         self._state = _SIZE
@@ -40,12 +44,20 @@ class ChunkDecoder:
 
     def feed(self, data: bytes) -> bytes:
         """Return the payload in `data`. Raises `ValueError` on what is not in the grammar."""
+        pieces = self.pieces(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def pieces(self, data: bytes) -> list[bytes]:
+        """Return the payload in `data` chunk by chunk. Raises `ValueError` on what is not in the grammar."""
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
         at = 0
         while at < len(data) and not self.done:
             if self._state == _DATA:
+                if len(data) - at < self._left <= self._whole:
+                    self._held = data[at:]
+                    break
                 piece = data[at : at + self._left]
                 pieces.append(piece)
                 at += len(piece)
@@ -58,7 +70,7 @@ class ChunkDecoder:
                 self._line(data[at:end])
                 at = end + 2
         self.rest = data[at:] if self.done else b""
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces
 
     def _line_end(self, data: bytes, at: int) -> int:
         """Return where the line at `at` ends, or -1 after keeping its beginning for the next time."""

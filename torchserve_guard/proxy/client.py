@@ -220,6 +220,8 @@ class ClientConnection(Exchange):
         """Return the head at the beginning of `data`, read and understood, or None when there is no whole one yet."""
         passage = self._passage
         self._request, self._request_id, self._understood = NO_REQUEST, b"", None
+        # Nothing of the request before is said of what cannot be read.
+        self._principal, self._received, self._vouched = "", 0, None
         self._buffer = data
         end = data.find(b"\r\n\r\n", 0, passage.limits.head)
         if end < 0:
@@ -243,6 +245,7 @@ class ClientConnection(Exchange):
             raise TooLarge("The request body is too large.", rule="proxy.body-size")
         self._since = self._passage.tick
         self._left = length or 0
+        self._held_back = False
         self._decoder = ChunkDecoder() if request.chunked else None
         body, self._buffer = self._buffer, b""
         if request.expects and not body:
@@ -365,7 +368,14 @@ class ClientConnection(Exchange):
         self._granted = granted
         self._waiter = self._loop.create_future()
         self._forward(granted.line, b"Content-Length: 0\r\n\r\n", False)  # noqa: FBT003
-        return await self._waiter
+        try:
+            # Nobody sweeps a connection whose client is gone, and a change is waited for all the same.
+            async with asyncio.timeout(self._passage.limits.answer_time):
+                return await self._waiter
+        except TimeoutError:
+            self._part(clean=False)
+            self.upstream_failed("it took too long", untouched=False)
+            return None
 
 
 def _certificate(tls: ssl.SSLObject | None) -> Certificate | None:
@@ -375,8 +385,11 @@ def _certificate(tls: ssl.SSLObject | None) -> Certificate | None:
 
 
 def peer_of(name: object) -> str:
-    """Return the peer's address and port; a unix socket's peer has none."""
+    """Return the peer's address and port; a unix socket's peer has none.
+
+    Nor has one that hung up before it was let in (ENOTCONN): its bytes are there all the same, and it is no local one.
+    """
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return "unix"
+    return "unix" if name is not None else "gone"

@@ -236,8 +236,9 @@ class Enforcer:
             await self._record("outcome", granted, status)
         except Unavailable as error:
             _LOG.error("the outcome of a request is not on record: %s", error.reason)
-        if granted.operation.action.changes:
-            await self._settled(granted.operation, status)
+        finally:
+            if granted.operation.action.changes:
+                await self._settled(granted.operation, status)
 
     def turned_away(self, asked: Asked, refusal: Refusal) -> Refusal:
         """Record a refusal; return the one to answer with, which is Unavailable when it cannot be recorded.
@@ -245,7 +246,7 @@ class Enforcer:
         Of a flood of them some are recorded, and the number of the others (`sum_up`).
         """
         now = self._now()
-        if not self._flood.admits(refusal.rule, _host(asked.peer), refusal.status, now):
+        if not self._flood.admits(asked.listener.value, refusal.rule, _host(asked.peer), refusal.status, now):
             return refusal
         fields: dict[str, Value] = {
             **_where(asked),

@@ -18,9 +18,10 @@ from torchserve_guard.access import INFERENCE, Operation
 from torchserve_guard.errors import BadRequest, Refusal, UpstreamFailed
 from torchserve_guard.identity import Certificate
 from torchserve_guard.proxy import answer
+from torchserve_guard.proxy.answer_head import ResponseHead
 from torchserve_guard.proxy.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from torchserve_guard.proxy.enforcement import Asked, Granted, Understood
-from torchserve_guard.proxy.head import NO_REQUEST, RequestHead, ResponseHead
+from torchserve_guard.proxy.head import NO_REQUEST, RequestHead
 from torchserve_guard.proxy.passage import Passage, Way
 from torchserve_guard.proxy.sources import Source
 from torchserve_guard.proxy.turns import Turns
@@ -281,6 +282,8 @@ class Exchange(asyncio.Protocol):
         began, self._began = self._began, 0.0
         if not began:
             return
+        if self._turn is not None:
+            self._leave_turn(self._turn)
         note = self._passage.note
         if note is not None:
             note(
@@ -300,8 +303,6 @@ class Exchange(asyncio.Protocol):
                     rule,
                 )
             )
-        if self._turn is not None:
-            self._leave_turn(self._turn)
 
     def _cut_short(self, why: str) -> None:
         """Tell of an answer that was not completed, or not even begun (499, as nginx says)."""

@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchserve_guard.http2 import Code, Stream
-from torchserve_guard.proxy.grpc_upstream import Behind, GrpcUpstream, Told, reset_end, told_end
+from torchserve_guard.proxy.grpc_behind import Behind
+from torchserve_guard.proxy.grpc_end import Told, reset_end, told_end
+from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
 
 if TYPE_CHECKING:
     from torchserve_guard.proxy.grpc_call import Call
+
+_PIECE = 256
+"""About what Python needs for a piece beside its bytes."""
 
 
 class Answer:
     """What TorchServe says to one call; nothing is asked before `start`."""
 
-    __slots__ = ("_call", "_kept", "_link", "_path", "_stream", "_upstream")
+    __slots__ = ("_call", "_keeping", "_kept", "_link", "_path", "_stream", "_upstream")
 
     def __init__(self, call: Call, upstream: GrpcUpstream, path: str) -> None:
         self._call = call
         self._upstream = upstream
         self._path = path
         self._kept: list[tuple[bytes, bool]] = []
+        self._keeping = 0
         self._link: Behind | None = None
         self._stream: Stream | None = None
 
@@ -32,6 +38,7 @@ class Answer:
         """Say a piece, now or when there is a connection."""
         if self._link is None or self._stream is None:
             self._kept.append((data, whole))
+            self._keeping += len(data)
         else:
             self._link.send(self._stream, data, whole)
 
@@ -39,6 +46,14 @@ class Answer:
     def full(self) -> bool:
         """Whether TorchServe has yet to take what was said."""
         return self._stream is None or bool(self._stream.pending)
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes of memory hold what TorchServe has yet to take."""
+        stream = self._stream
+        if stream is None:
+            return self._keeping + len(self._kept) * _PIECE
+        return stream.waiting + len(stream.pending) * _PIECE
 
     def cancel(self) -> None:
         """Give the call up, unless it is over."""
@@ -60,6 +75,7 @@ class Answer:
         for data, whole in self._kept:
             link.send(stream, data, whole)
         self._kept.clear()
+        self._keeping = 0
 
     def told(self, told: Told, ended: bool) -> None:  # noqa: FBT001 - hot
         """Pass on how it begins, or how it ended."""

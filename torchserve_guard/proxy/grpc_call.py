@@ -8,70 +8,52 @@ the client takes it. Callbacks all the way; only management, which waits for the
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from torchserve_guard.access import INFERENCE, MANAGEMENT, Operation
-from torchserve_guard.errors import BadRequest, Refusal, TooMany, UpstreamFailed
-from torchserve_guard.http2 import Code, Stream, encoded
+from torchserve_guard.errors import BadRequest, Refusal, TooMany
+from torchserve_guard.http2 import Code
 from torchserve_guard.proxy.answer import RequestTimeout
-from torchserve_guard.proxy.enforcement import Asked, Granted, Understood, understood_call
+from torchserve_guard.proxy.enforcement import Granted, understood_call
 from torchserve_guard.proxy.grpc_answer import Answer
-from torchserve_guard.proxy.grpc_passage import DOOR, MOST_CALLS, GrpcPassage
-from torchserve_guard.proxy.grpc_upstream import End, Whole, ended, status_block
+from torchserve_guard.proxy.grpc_end import End, ended
+from torchserve_guard.proxy.grpc_passage import MOST_CALLS, GrpcPassage
+from torchserve_guard.proxy.grpc_reply import CLIENT_GONE, Reply
+from torchserve_guard.proxy.grpc_whole import Whole
 from torchserve_guard.proxy.turns import waited_too_long
-from torchserve_guard.wire.grpc_calls import METHOD, classify_call, render_call
 from torchserve_guard.wire.grpc_calls import Call as Row
-from torchserve_guard.wire.grpc_message import ACCEPTED, MessageReader, framed
-from torchserve_guard.wire.grpc_metadata import CallHead, NotACall
-from torchserve_guard.wire.grpc_status import HTTP_OF, printed, refusal_status
+from torchserve_guard.wire.grpc_calls import classify_call, render_call
+from torchserve_guard.wire.grpc_message import MessageReader, framed
+from torchserve_guard.wire.grpc_metadata import CallHead
+from torchserve_guard.wire.grpc_status import HTTP_OF
 
 if TYPE_CHECKING:
-    from torchserve_guard.identity import Certificate
     from torchserve_guard.proxy.grpc_client import Client
 
-_BEGINNING = encoded(
-    ((b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED))
-)
-_CLIENT_GONE = 499
 _NO_MESSAGE = "A message is needed."
 _TOO_MANY_MESSAGES = "One message is needed, and no more."
 
 
-class Call:
+class Call(Reply):
     """One call. `stream` is the client's; `head` may say why it is no call."""
 
     __slots__ = (
-        "_answer", "_asking", "_began", "_came", "_head", "_held", "_link", "_message", "_over", "_passage",
-        "_principal", "_reader", "_row", "_said", "_sent", "_since", "_timer", "_turn", "_understood", "_waiting",
-        "_waits", "request_id", "stream",
+        "_answer", "_asking", "_due", "_held", "_message", "_reader", "_row", "_timer", "_turn", "_waiting", "_waits",
     )  # fmt: skip
 
     def __init__(self, passage: GrpcPassage, link: Client, head: CallHead, number: int, *, whole: bool) -> None:
-        self._passage = passage
-        self._link = link
-        self._head = head
-        self.stream: Stream = link.accept(number, self, whole)
-        self.request_id = head.request_id or passage.fresh_id()
+        super().__init__(passage, link, head, link.accept(number, self, whole))
         self._row: Row | None = None
         self._reader: MessageReader | None = None
         self._message: bytes | None = None
         self._answer: Answer | None = None
         self._asking: Whole | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._understood: Understood | None = None
-        self._principal = ""
+        self._timer: asyncio.Handle | None = None
+        self._due: float | None = None
         self._turn: str | None = None
         self._waits = False
-        self._over = False
-        self._said = False
-        self._since: float = passage.tick
         self._waiting = 0
         self._held = 0
-        self._came = 0
-        self._sent = 0
-        self._began = monotonic() if passage.note is not None else 0.0
-        passage.calls += 1
 
     # --- the head ---------------------------------------------------------------------------------------------------
 
@@ -93,7 +75,9 @@ class Call:
             self.refuse(refusal)
             return
         if head.timeout is not None:
-            self._timer = self._link.loop.call_later(head.timeout, self._late)
+            loop = self._link.loop
+            self._due = loop.time() + head.timeout
+            self._timer = loop.call_later(head.timeout, self._late)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -109,18 +93,34 @@ class Call:
         try:
             for message in reader.feed(payload):
                 self._take(row, message)
-            self._hold(reader)
             if whole:
-                if reader.partial:
-                    raise BadRequest("The message is cut off.", rule="wire.message")
+                self._verify_whole(reader)
                 self._taken(row)
+            self._hold()
         except Refusal as refusal:
+            self._give_up()
             self.refuse(refusal)
             return
         self.go_on()
 
-    def _hold(self, reader: MessageReader) -> None:
-        held = reader.held + len(self._message or b"")
+    def _verify_whole(self, reader: MessageReader) -> None:
+        if reader.partial:
+            raise BadRequest("The message is cut off.", rule="wire.message")
+        if self._head.length not in {None, self._came}:
+            # RFC 9113 section 8.1.1; nothing goes on of what was said of it, but the next one may believe it.
+            raise BadRequest("The body is not as long as was said.", rule="wire.message")
+
+    def _give_up(self) -> None:
+        """Count a call that TorchServe was asked and that its client made us end (CVE-2025-8671)."""
+        if self._answer is not None:
+            self._link.patience.given_up()
+
+    def _hold(self) -> None:
+        """Count what of the call is in memory here: what is not whole yet, and what TorchServe has yet to take."""
+        reader, answer = self._reader, self._answer
+        if self._over or reader is None:
+            return
+        held = reader.held + len(self._message or b"") + (0 if answer is None else answer.waiting)
         if held != self._held:
             more, self._held = held - self._held, held
             self._passage.hold(more)
@@ -140,8 +140,6 @@ class Call:
     def _taken(self, row: Row) -> None:
         """Go on with a call that the client has said all of."""
         message, self._message = self._message, None
-        if self._reader is not None:
-            self._hold(self._reader)
         if row.many_in:
             if self._answer is None:
                 raise BadRequest(_NO_MESSAGE, rule="wire.message")
@@ -156,6 +154,8 @@ class Call:
 
     def go_on(self) -> None:
         """Let more come of the client, unless TorchServe does not take it."""
+        if self._held:
+            self._hold()
         if self._answer is None or not self._answer.full:
             self._link.grant(self.stream)
 
@@ -167,11 +167,6 @@ class Call:
         if self._passage.turns is not None and self._turn is None:
             self._take_turn(understood.operation)
 
-    @property
-    def _certificate(self) -> Certificate | None:
-        # A browser shows its user's certificate to whatever page asks; only a page's request has an Origin.
-        return None if self._head.from_page else self._link.certificate
-
     def _forward(self, message: bytes, *, whole: bool) -> None:
         self._answer = Answer(self, self._passage.upstream, self._head.path)
         self._answer.send(message, whole=whole)
@@ -180,7 +175,8 @@ class Call:
 
     def _left(self) -> float | None:
         """Return how many seconds are left of the client's deadline."""
-        return None if self._timer is None else max(0.0, self._timer.when() - self._link.loop.time())
+        # Of its timer the loop does not tell: what is due at once is no timer in uvloop.
+        return None if self._due is None else max(0.0, self._due - self._link.loop.time())
 
     # --- a turn -----------------------------------------------------------------------------------------------------
 
@@ -245,82 +241,21 @@ class Call:
 
     # --- the answer -------------------------------------------------------------------------------------------------
 
-    def answered(self) -> None:
-        """Say how an answer begins."""
-        if not self._over and not self._said:
-            self._said = True
-            self._link.send_head(self.stream, _BEGINNING)
-
-    def pass_back(self, payload: bytes) -> None:
-        """Pass a piece of the answer on."""
-        if not self._over:
-            self.answered()
-            self._sent += len(payload)
-            self._since = self._passage.tick
-            self._link.send(self.stream, payload)
-
-    @property
-    def slow(self) -> bool:
-        """Whether the client has yet to take what was passed back."""
-        return bool(self.stream.pending)
-
     def drained(self) -> None:
         """Let more of the answer come."""
         self._since = self._passage.tick
         if self._answer is not None:
             self._answer.go_on()
 
-    def finish(self, end: End) -> None:
-        """End the call as TorchServe did."""
-        if not self._over:
-            self._passage.counts.served += 1
-            self._end(end.block, HTTP_OF[end.code])
-
-    def unanswered(self, reason: str) -> None:
-        """End a call that TorchServe did not."""
-        if not self._over:
-            self._passage.counts.upstream_failures += 1
-        self.refuse(UpstreamFailed("TorchServe did not answer.", reason=reason, rule="proxy.upstream"))
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Record a refusal, and end the call with it."""
-        self._passage.counts.refused += 1
-        told = self._passage.enforcer.turned_away(self.asked, refusal)
-        if self._over:
-            return
-        if isinstance(told, NotACall):
-            block = encoded(((b":status", b"%d" % told.status),))
-            self._said = True
-        else:
-            code, details = refusal_status(told)
-            block = status_block(code, printed(details))
-        self._principal = self._principal or self._passage.enforcer.name_of(self.asked)
-        self._end(block, told.status, told.rule)
-
-    def _end(self, block: bytes, status: int, rule: str = "") -> None:
-        beginning = b"" if self._said else _BEGINNING
-        self._part(status, rule)
-        self._link.finish(self.stream, beginning + block + encoded(((b"x-request-id", self.request_id),)))
-
     def _late(self) -> None:
         self._timer = None
         if not self._over:
+            self._give_up()
             end = ended("DEADLINE_EXCEEDED", "Deadline exceeded.")
             self._end(end.block, HTTP_OF[end.code])
 
-    def _bug(self) -> None:
-        if not self._over:
-            end = ended("INTERNAL", "The guard could not finish the call.")
-            self._end(end.block, HTTP_OF[end.code])
-
-    def reset(self, code: int) -> None:  # noqa: ARG002 - the owner's signature
-        """Leave off: the client gave the call up, or is gone. A change goes on."""
-        if not self._over:
-            self._part(_CLIENT_GONE, "")
-
-    def _part(self, status: int, rule: str) -> None:
-        """Be over: let go of TorchServe, of the turn and of the clock, and tell the access log."""
-        self._over = True
+    def _let_go(self) -> None:
+        """Let go of TorchServe, of the clock, of the turn and of what is held."""
         if self._timer is not None:
             self._timer.cancel()
         if self._answer is not None:
@@ -328,66 +263,8 @@ class Call:
         if self._asking is not None:
             self._asking.cancel()
         self._leave_turn()
-        passage = self._passage
-        passage.calls -= 1
-        passage.hold(-self._held)
-        if passage.note is not None:
-            self._note(status, rule)
-
-    def _note(self, status: int, rule: str) -> None:
-        note = self._passage.note
-        if note is not None:
-            note(
-                (
-                    monotonic(),
-                    self._began,
-                    self._passage.name,
-                    self._link.peer,
-                    self,
-                    self._understood,
-                    self._principal,
-                    self.request_id,
-                    self._head.trace or self.request_id,
-                    status,
-                    self._came,
-                    self._sent,
-                    rule,
-                )
-            )
-
-    # --- as the record and the access log name it -------------------------------------------------------------------
-
-    @property
-    def asked(self) -> Asked:
-        """The call as it was put."""
-        head = self._head
-        return Asked(
-            self._passage.listener,
-            self._link.peer,
-            METHOD,
-            self.target,
-            self.request_id,
-            head.authorization,
-            DOOR,
-            self._certificate,
-            None,
-            head.from_page,
-        )
-
-    @property
-    def method(self) -> str:
-        """What stands in the method's place."""
-        return METHOD
-
-    @property
-    def target(self) -> bytes:
-        """The path."""
-        return self._head.path.encode("latin-1")
-
-    @property
-    def passed(self) -> tuple[bytes, ...]:
-        """The header lines that went on: none does."""
-        return ()
+        self._passage.hold(-self._held)
+        self._held = 0
 
     # --- the clock --------------------------------------------------------------------------------------------------
 
@@ -410,10 +287,10 @@ class Call:
         return limits.stall_time if self._answer is None else limits.idle_time
 
     def _sweep_writing(self, waited: float) -> None:
-        waiting = sum(map(len, self.stream.pending))
+        waiting = self.stream.waiting
         if waiting != self._waiting:
             self._waiting, self._since = waiting, self._passage.tick
         elif waited > self._passage.limits.stall_time:
             if not self._over:
-                self._part(_CLIENT_GONE, "proxy.time")
+                self._part(CLIENT_GONE, "proxy.time")
             self._link.reset(self.stream, Code.CANCEL)

@@ -69,6 +69,17 @@ class Client(Link[CallHead]):
         if not self._lingers:
             super().data_received(data)
 
+    def pause_writing(self) -> None:
+        """Hear no more of who does not take what is said: each thing heard may have to be answered (CVE-2019-9517)."""
+        super().pause_writing()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        super().resume_writing()
+
     def broken(self, error: Broken) -> None:
         """Record a breach of the protocol, say so, and hear nothing more until the client has heard it."""
         self._turned_away(error)
@@ -90,7 +101,7 @@ class Client(Link[CallHead]):
     def _give_up(self) -> None:
         for stream in tuple(self.streams.values()):
             stream.owner.reset(Code.CANCEL)
-        self.streams.clear()
+        self.forget_all()
 
     def _turned_away(self, refusal: Refusal) -> None:
         """Count a connection that got nowhere, and record it; of a flood, one each second."""
@@ -107,7 +118,8 @@ class Client(Link[CallHead]):
 
     def headed(self, stream: Stream | None, number: int, head: CallHead, ended: bool) -> None:  # noqa: ARG002, FBT001
         """Begin a call."""
-        if self._draining or len(self.streams) >= MOST_STREAMS:
+        # Who begins more than there may be before it can have heard that others ended is over the limit, too.
+        if self._draining or len(self.streams) + self.ended >= MOST_STREAMS:
             self.refuse(number)
         else:
             Call(self._passage, self, head, number, whole=ended).begin()
@@ -121,7 +133,7 @@ class Client(Link[CallHead]):
 
     def sweep(self) -> None:
         """Look at the clock, once a second: end what takes too long."""
-        self.calm()
+        self.patience.calm()
         passage = self._passage
         if self.streams:
             self._called = passage.tick

@@ -53,7 +53,7 @@ class Link(Connection[Head], asyncio.Protocol):
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        out, self.out = self.out, []
+        out, self.out, self.ended = self.out, [], 0
         if out and not self._transport.is_closing():
             self._transport.write(b"".join(out))
 

@@ -1,4 +1,4 @@
-"""The head of a message: what a request or an answer says before its body, read without doubt or not at all.
+"""The head: what a request says before its body, read without doubt or not at all.
 
 Strictly RFC 9112, sans-IO: CRLF only, one SP, no folding, one framing. A line that was read before is a
 dictionary look-up, since a client says most of its lines again with each request; lines that hold a secret, or
@@ -15,25 +15,24 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal, UpstreamFailed
+from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
 from torchserve_guard.proxy.limits import Limits
-from torchserve_guard.wire import Listener, parse_answer_head, parse_request_head
+from torchserve_guard.wire import Listener, parse_request_head
 from torchserve_guard.wire.trace import parse_state, trace_id_of
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # One star on each side of the colon: what could backtrack, a client would make backtrack.
-_FIELD = re.compile(rb"(%b):([\t \x21-\x7e\x80-\xff]*)" % _TOKEN)
-_REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.([01])" % _TOKEN)
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
+FIELD = re.compile(rb"(%b):([\t \x21-\x7e\x80-\xff]*)" % TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.([01])" % TOKEN)
 
-_LONGEST_KEPT = 512
-_MOST_KEPT = 1024
+LONGEST_KEPT = 512
+MOST_KEPT = 1024
 
 # What a line is, to whoever reads heads. PASS lines go on in their one canonical spelling, DROP lines do not.
 PASS, DROP, HOST, LENGTH, CHUNKED, CLOSE, KEEP_ALIVE, EXPECT, AUTHORIZATION, REQUEST_ID, CONTENT_TYPE = range(11)
 ORIGIN, TRACE_PARENT, TRACE_STATE = 11, 12, 13
 _NEVER_KEPT = frozenset({AUTHORIZATION, REQUEST_ID, TRACE_PARENT, TRACE_STATE})
-_NOT_WORTH_KEEPING = frozenset({b"cookie", b"set-cookie", b"proxy-authorization"})
+NOT_WORTH_KEEPING = frozenset({b"cookie", b"set-cookie", b"proxy-authorization"})
 
 Read = tuple[int, bytes, int]
 _new = tuple.__new__
@@ -93,17 +92,6 @@ NO_REQUEST = RequestHead("", b"", 1, False, None, False, False, None, None, None
 """What is known of a request before its head was read."""
 
 
-class ResponseHead(NamedTuple):
-    """An answer before its body. `start` is the status line to send on, `passed` whole lines for the client."""
-
-    status: int
-    start: bytes
-    keep_alive: bool
-    length: int | None
-    chunked: bool
-    passed: list[bytes]
-
-
 class RequestReader:
     """Reads the request heads of one listener.
 
@@ -115,8 +103,8 @@ class RequestReader:
         self.name = listener.value
         self._listener = listener
         self._limits = limits
-        self._starts: Kept[bytes, tuple[str, bytes, int]] = Kept(_MOST_KEPT)
-        self._lines: Kept[bytes, Read] = Kept(_MOST_KEPT)
+        self._starts: Kept[bytes, tuple[str, bytes, int]] = Kept(MOST_KEPT)
+        self._lines: Kept[bytes, Read] = Kept(MOST_KEPT)
 
     def read(self, head: bytes) -> RequestHead:  # noqa: C901, PLR0912, PLR0915 - one loop over the lines, measured
         """Return what the head says. Raises a `Refusal` when it could be read in two ways, or is none."""
@@ -242,10 +230,10 @@ class RequestReader:
         if match is None or len(line) > self._limits.request_line:
             raise _no_request_line(len(line) > self._limits.request_line)
         start = match[1].decode(), match[2], int(match[3])
-        return self._starts.keep(line, start) if len(line) <= _LONGEST_KEPT else start
+        return self._starts.keep(line, start) if len(line) <= LONGEST_KEPT else start
 
     def _line(self, line: bytes) -> Read:
-        match = _FIELD.fullmatch(line)
+        match = FIELD.fullmatch(line)
         if match is None:
             raise BadRequest("A header line is malformed.", rule="proxy.header-line")
         name, value = match[1], match[2].strip(b" \t")
@@ -255,7 +243,7 @@ class RequestReader:
             raise BadRequest("A Transfer-Encoding with a tab.", rule="proxy.header-line")
         special = _SPECIAL.get(lower)
         read = special(value) if special else self._meaning(name, lower, value)
-        if len(line) > _LONGEST_KEPT or read[0] in _NEVER_KEPT or lower in _NOT_WORTH_KEEPING:
+        if len(line) > LONGEST_KEPT or read[0] in _NEVER_KEPT or lower in NOT_WORTH_KEEPING:
             return read
         return self._lines.keep(line, read)
 
@@ -272,11 +260,11 @@ class RequestReader:
             return CHUNKED, b"", 0
         if said.request_id is not None:
             return REQUEST_ID, value, 0
-        return (_TOLD[lower], value, 0) if lower in _TOLD else _DROPPED
+        return (_TOLD[lower], value, 0) if lower in _TOLD else DROPPED
 
 
-_BEGINNING = re.compile(rb"%b(?: (?:[\x21-\x7e]+(?: (?:H[\x21-\x7e]*)?)?)?)?\r?\Z" % _TOKEN)
-_DROPPED: Read = (DROP, b"", 0)
+_BEGINNING = re.compile(rb"%b(?: (?:[\x21-\x7e]+(?: (?:H[\x21-\x7e]*)?)?)?)?\r?\Z" % TOKEN)
+DROPPED: Read = (DROP, b"", 0)
 _TOLD = {b"host": HOST, b"origin": ORIGIN}
 
 
@@ -317,7 +305,7 @@ def _connection(value: bytes) -> Read:
         raise BadRequest("The connection options are not supported.", rule="proxy.connection")
     if b"close" in options:
         return CLOSE, b"", 0
-    return (KEEP_ALIVE, b"", 0) if b"keep-alive" in options else _DROPPED
+    return (KEEP_ALIVE, b"", 0) if b"keep-alive" in options else DROPPED
 
 
 def _expect(value: bytes) -> Read:
@@ -331,109 +319,15 @@ def _upgrade(value: bytes) -> Read:
     if not _members(value) <= _IGNORED_UPGRADES:
         raise BadRequest("Upgrades are not supported.", rule="proxy.upgrade")
     # INVARIANT: an offer never goes upstream: who is behind the door cannot accept what it did not hear.
-    return _DROPPED
+    return DROPPED
 
 
 _SPECIAL: Mapping[bytes, Callable[[bytes], Read]] = {
     b"connection": _connection,
     b"expect": _expect,
     b"upgrade": _upgrade,
-    b"http2-settings": lambda _value: _DROPPED,
+    b"http2-settings": lambda _value: DROPPED,
     b"authorization": lambda value: (AUTHORIZATION, value, 0),
     b"traceparent": lambda value: (TRACE_PARENT, value, 0),
     b"tracestate": lambda value: (TRACE_STATE, value, 0),
 }
-
-
-_OWN_ID = b"\r\nx-request-id: "
-_ID_LENGTH = 36
-
-
-def _without_id(head: bytes, at: int) -> bytes:
-    """Leave out the id that TorchServe gives each answer, which is dropped: then one answer's head is as another's."""
-    value = at + len(_OWN_ID)
-    end = value + _ID_LENGTH
-    plain = head[value:end].replace(b"-", b"").isalnum() and head[end : end + 2] in {b"\r\n", b""}
-    return head[:at] + head[end:] if plain else head
-
-
-class ResponseReader:
-    """Reads the heads that TorchServe answers with. `ValueError` when one has two framings, or is no head."""
-
-    def __init__(self) -> None:
-        self._heads: Kept[bytes, ResponseHead] = Kept(_MOST_KEPT)
-        self._starts: Kept[bytes, tuple[int, bytes, bool]] = Kept(_MOST_KEPT)
-        self._lines: Kept[bytes, Read] = Kept(_MOST_KEPT)
-
-    def read(self, head: bytes) -> ResponseHead:
-        """Return what the head says."""
-        own = head.find(_OWN_ID)
-        if own > 0:
-            head = _without_id(head, own)
-        known = self._heads.get(head)
-        if known is not None:
-            return known
-        said = self._read(head)
-        # A cookie is somebody's.
-        return said if len(head) > _LONGEST_KEPT or b"cookie" in head.lower() else self._heads.keep(head, said)
-
-    def _read(self, head: bytes) -> ResponseHead:
-        lines = head.split(b"\r\n")
-        first = lines[0]
-        status, start, keep_alive = self._starts.get(first) or self._start(first)
-        get = self._lines.get
-        passed: list[bytes] = []
-        length = None
-        chunked = False
-        del lines[0]
-        for line in lines:
-            kind, text, number = get(line) or self._line(line)
-            if kind == PASS:
-                passed.append(text)
-            elif kind == LENGTH:
-                if length is not None:
-                    raise ValueError("more than one Content-Length")
-                length = number
-            elif kind == CLOSE:
-                keep_alive = False
-            elif kind == CHUNKED:
-                if chunked:
-                    raise ValueError("more than one Transfer-Encoding")
-                chunked = True
-        if chunked and length is not None:
-            raise ValueError("both Content-Length and Transfer-Encoding")
-        return _new(ResponseHead, (status, start, keep_alive, length, chunked, passed))
-
-    def _start(self, line: bytes) -> tuple[int, bytes, bool]:
-        match = _STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise ValueError("the status line is malformed")
-        start = b"HTTP/1.1 %b %b\r\n" % (match[2], match[3] or b"")
-        return self._starts.keep(line, (int(match[2]), start, match[1] == b"1"))
-
-    def _line(self, line: bytes) -> Read:
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise ValueError("a header line is malformed")
-        name, value = match[1], match[2].strip(b" \t")
-        lower = name.lower()
-        if lower == b"x-request-id":
-            return _DROPPED
-        read = _response_field(name, lower, value)
-        if len(line) > _LONGEST_KEPT or lower in _NOT_WORTH_KEEPING:
-            return read
-        return self._lines.keep(line, read)
-
-
-def _response_field(name: bytes, lower: bytes, value: bytes) -> Read:
-    if lower == b"connection":
-        return (CLOSE, b"", 0) if b"close" in value.lower() else _DROPPED
-    try:
-        said = parse_answer_head([(name, value)])
-    except UpstreamFailed as error:
-        raise ValueError(error.reason) from error
-    if said.length is not None:
-        return LENGTH, b"", said.length
-    if said.chunked:
-        return CHUNKED, b"", 0
-    return (PASS, b"%b: %b\r\n" % (name, value), 0) if said.passing else _DROPPED

@@ -13,14 +13,16 @@ from typing import Protocol, cast
 
 from torchserve_guard.errors import UpstreamFailed
 from torchserve_guard.proxy.address import Address
+from torchserve_guard.proxy.answer_head import ResponseHead, ResponseReader
 from torchserve_guard.proxy.chunked import ChunkDecoder
-from torchserve_guard.proxy.head import ResponseHead, ResponseReader
 from torchserve_guard.proxy.limits import Limits
 
 _LONGEST_HEAD = 64 * 1024
 _MOST_INTERIM = 8
 _SALVAGED = 256 * 1024
 WRITE_BUFFER = 256 * 1024
+# What a handler sends as one piece arrives as one chunk: TorchServe's own streaming clients read one object from each.
+_WHOLE_CHUNK = 64 * 1024
 
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _TO_THE_END = range(5)
 
@@ -177,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _begin(self, asker: Asker, head: ResponseHead, rest: bytes) -> None:
         if head.chunked:
-            self._state, self._decoder = _CHUNKED, ChunkDecoder()
+            self._state, self._decoder = _CHUNKED, ChunkDecoder(_WHOLE_CHUNK)
         elif head.length is not None:
             self._state, self._left = _LENGTH, head.length
         else:
@@ -195,12 +197,12 @@ class UpstreamConnection(asyncio.Protocol):
             asker.answer_piece(data)
             ended = left <= 0
         elif self._decoder is not None:
-            payload = self._decoder.feed(data)
-            if payload:
-                asker.answer_piece(payload)
-            ended = self._decoder.done
+            decoder = self._decoder
+            for piece in decoder.pieces(data):
+                asker.answer_piece(piece)
+            ended = decoder.done
             if ended:
-                self._held, self._decoder = self._decoder.rest, None
+                self._held, self._decoder = decoder.rest, None
         else:
             asker.answer_piece(data)
             ended = False

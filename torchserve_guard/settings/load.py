@@ -375,8 +375,11 @@ def _load_item(text: str, terms: Terms) -> LoadItem:
     return archive_of(archive, terms, model if separator else None)
 
 
-def archive_of(text: str, terms: Terms, model: str | None = None) -> LoadItem:
-    """Return the archive that a bare name or an allowed address stands for. Raises `ValueError`."""
+def archive_of(text: str, terms: Terms | None = None, model: str | None = None) -> LoadItem:
+    """Return the archive that a bare name or an address stands for, which the terms, if any, must allow.
+
+    Raises `ValueError`.
+    """
     if NAME.fullmatch(text) is not None:
         return LoadItem(text, model)
     if not origin.looks_like_one(text):
@@ -386,7 +389,8 @@ def archive_of(text: str, terms: Terms, model: str | None = None) -> LoadItem:
         )
     try:
         found = origin.parse(text)
-        terms.verify_allowed(found)
+        if terms is not None:
+            terms.verify_allowed(found)
     except ValueError as error:
         raise ValueError(f"holds `{origin.redacted(text)}`, which {error}") from None
     return LoadItem(found.name, model, found)

@@ -25,6 +25,8 @@ NICE = 19
 SHARE = 0.1
 """The part of one processor that a round takes which nobody waits for."""
 PATIENCE = 600.0
+DEATH = 5.0
+"""Seconds that a killed process gets to be gone."""
 SLOWEST = 1 << 20
 """Bytes in a second: what reads slower than that is taken for stuck."""
 _EMPTY = hashlib.sha256().hexdigest()
@@ -67,7 +69,10 @@ async def inspect(watched: Sequence[Watched], share: float) -> list[Seen]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        # A process that hangs in the disk dies when the disk answers, and keeps nobody from stopping.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEATH):
+                await process.wait()
     return _parsed(output, len(watched))
 
 

@@ -11,6 +11,7 @@ import secrets
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,13 +55,14 @@ class Links:
         tree that was shown under this name is left, for `check` to find.
         """
         for link in self._links.glob("*/*"):
-            if link.is_symlink() and link.readlink().parent == self._exposed:
+            target = _target(link)
+            if target is not None and target.parent == self._exposed:
                 real = Path(os.path.realpath(link))
                 if real in self._trees[link.name]:
-                    fresh = link.with_name(f".{secrets.token_hex(8)}")
-                    fresh.symlink_to(real)
-                    fresh.rename(link)
-                    self._pinned[link] = real
+                    # TorchServe may be taking it away this moment, with its model.
+                    with suppress(FileNotFoundError):
+                        _replace(link, real)
+                        self._pinned[link] = real
 
     def lead_to(self, tree: Path) -> bool:
         """Return whether TorchServe still has a link to a tree."""
@@ -92,7 +94,7 @@ class Links:
 
     def _own(self) -> Iterator[Strayed]:
         """Hold TorchServe's own links against those that were pinned."""
-        seen = {link for folder in _inside(self._links) for link in _inside(folder)}
+        seen = set(islice((link for folder in _inside(self._links) for link in _inside(folder)), MOST_ENTRIES))
         for link in sorted(seen):
             target, pinned = _target(link), self._pinned.get(link)
             if pinned is not None and target != pinned:
@@ -100,7 +102,7 @@ class Links:
             elif pinned is None and target != self._exposed / link.name:
                 yield Strayed(link.name, None, f"TorchServe has `{link}`, which it was not shown")
         for link in self._pinned.keys() - seen:
-            if self._may_vanish:
+            if self._may_vanish and not os.path.lexists(link):
                 del self._pinned[link]
             else:
                 yield Strayed(link.name, self._tree(link), "TorchServe's link is gone")
@@ -118,9 +120,20 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _target(link: Path) -> Path | None:
-    """Return what a link says, None if it is none."""
+def _replace(link: Path, target: Path) -> None:
+    """Put a link to the target in the place of another, at once or not at all."""
+    fresh = link.with_name(f".{secrets.token_hex(8)}")
+    fresh.symlink_to(target)
     try:
-        return link.readlink()
+        fresh.rename(link)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _target(link: Path) -> Path | None:
+    """Return what a link says, None if it is none, or lies in a folder that is one."""
+    try:
+        return None if link.parent.is_symlink() else link.readlink()
     except OSError:
         return None

@@ -59,6 +59,7 @@ class Vigil:
         self._say = say
         self._interval = interval
         self._one_at_a_time = asyncio.Lock()
+        self._acting = asyncio.Lock()
         self._told: frozenset[str] = frozenset()
         self.counts = Counts()
 
@@ -77,7 +78,9 @@ class Vigil:
         began = time.monotonic()
         looked, spent = await self._looked(share)
         strayed = await self._scene.strayed()
-        sighted = [await self._acted(_with_links(one, strayed)) for one in looked]
+        # INVARIANT: one round acts at a time: else what one saw before could open the door that another just closed.
+        async with self._acting:
+            sighted = [await self._acted(_with_links(one, strayed)) for one in looked]
         elsewhere = tuple(one.what for one in strayed if not any(_concerns(one, other.watched) for other in looked))
         await self._tell_elsewhere(frozenset(elsewhere))
         return self._counted(Round(tuple(sighted), elsewhere, time.monotonic() - began, spent))

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from torchserve_guard.access import MANAGEMENT, SERVER, Action, Operation, Resource
 from torchserve_guard.errors import NotFound
 from torchserve_guard.wire.grpc_protobuf import Field, Kind, Value, fields_by_tag, parse, refused, render
-from torchserve_guard.wire.parameters import Kind as ParameterKind
 from torchserve_guard.wire.parameters import Parameter, shown, verify_name
-from torchserve_guard.wire.routes import ROUTES, Listener
+from torchserve_guard.wire.routes import CUSTOMIZED, ROUTES, Listener
 
 METHOD = "GRPC"
 """What stands in the place of the HTTP method in an operation and in the record."""
@@ -133,8 +132,6 @@ _OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
 _MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 
 _HTTP = {route.name: route.parameters for route in ROUTES}
-# Only false: true runs the model's own code, with the management key of TorchServe in its hands (hazard H44).
-_CUSTOMIZED = Parameter("customized", ParameterKind.CHOICE, choices=frozenset({"false"}))
 
 _NAME = Field(1, "model_name", Kind.TEXT)
 _VERSION = Field(2, "model_version", Kind.TEXT)
@@ -248,7 +245,7 @@ CALLS: tuple[Call, ...] = (
         "DescribeModel",
         Action.DESCRIBE_MODEL,
         (_NAME, _VERSION, Field(3, "customized", Kind.BOOLEAN)),
-        (_CUSTOMIZED,),
+        (CUSTOMIZED,),
         "model_name",
     ),
     _manages("RegisterModel", Action.REGISTER_MODEL, _REGISTER, _HTTP["register-model"], "url"),

@@ -27,7 +27,8 @@ _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 _SCHEMES = frozenset({b"http", b"https"})
 # What frames a message in HTTP/1, which has no place here (RFC 9113 section 8.2.2).
 _OF_ONE_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
-_ONCE = frozenset({b"authorization", b"content-type", b"te", b"grpc-timeout", b"grpc-encoding"})
+_ONCE = frozenset({b"authorization", b"content-length", b"content-type", b"te", b"grpc-timeout", b"grpc-encoding"})
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _MOST_FIELDS = 100
 _OVERHEAD = 32  # of each field, as HTTP/2 counts (RFC 9113 section 6.5.2)
 
@@ -48,7 +49,7 @@ class CallHead(NamedTuple):
     """What a call says of itself; `refusal` says why it is no call.
 
     `request_id` is None unless it is well formed, `from_page` tells of an `Origin`, `timeout` is in seconds, `trace`
-    the id that a valid `traceparent` names.
+    the id that a valid `traceparent` names; `length` is what all of the body must have, None when that is not said.
     """
 
     path: str = ""
@@ -58,6 +59,7 @@ class CallHead(NamedTuple):
     timeout: float | None = None
     encoding: bytes = b"identity"
     trace: bytes = b""
+    length: int | None = None
     refusal: Refusal | None = None
 
 
@@ -92,10 +94,10 @@ def parse_call_head(fields: Fields, largest: int) -> CallHead:
     try:
         _verify_size(fields, largest)
         _verify(fields, given, repeated)
-        timeout = _timeout(given.get(b"grpc-timeout"))
+        timeout, length = _timeout(given.get(b"grpc-timeout")), _length(given.get(b"content-length"))
     except Refusal as refusal:
         return head._replace(refusal=refusal)
-    return head._replace(timeout=timeout, encoding=given.get(b"grpc-encoding", b"identity"))
+    return head._replace(timeout=timeout, length=length, encoding=given.get(b"grpc-encoding", b"identity"))
 
 
 def parse_answer_head(fields: Fields) -> AnswerHead:
@@ -103,7 +105,9 @@ def parse_answer_head(fields: Fields) -> AnswerHead:
     given = dict(fields)
     status, code = given.get(b":status"), given.get(b"grpc-status")
     return AnswerHead(
-        is_grpc=status in {None, b"200"} and given.get(b"content-type", b"application/grpc").startswith(_GRPC),
+        is_grpc=status in {None, b"200"}
+        and given.get(b"content-type", _GRPC).startswith(_GRPC)
+        and all(_may_be_said(name, value) for name, value in fields),
         code=int(code) if code is not None and _CODE.fullmatch(code) else None,
         details=given.get(b"grpc-message", b""),
         trailing=tuple(field for field in fields if _returned(field[0])),
@@ -111,8 +115,16 @@ def parse_answer_head(fields: Fields) -> AnswerHead:
 
 
 _GRPC = b"application/grpc"
+_ANSWERED = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _CODE = re.compile(rb"[0-9]|1[0-6]")
 _OF_THE_CALL = (b"grpc-", b":", b"x-request-id", b"content-type")
+
+
+def _may_be_said(name: bytes, value: bytes) -> bool:
+    """Whether a field may go on: where a client's proxy speaks HTTP/1, an end of line in it would begin another."""
+    if name == b":status":
+        return True
+    return bool(_NAME.fullmatch(name) and _ANSWERED.fullmatch(value)) and name not in _OF_ONE_HOP
 
 
 def _returned(name: bytes) -> bool:
@@ -161,6 +173,14 @@ def _timeout(value: bytes | None) -> float | None:
     if match is None:
         raise _refused("grpc-timeout is not a time")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _length(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not _LENGTH.fullmatch(value):
+        raise _refused("content-length is not a length")
+    return int(value)
 
 
 def rendered_timeout(seconds: float) -> bytes:

@@ -76,7 +76,8 @@ _TIMEOUTS = (
     Parameter("startup_timeout", Kind.INTEGER, 1, _LONGEST_WAIT_S),
 )
 _PAGE = (Parameter("limit", Kind.INTEGER, 0, 10**6), Parameter("next_page_token", Kind.INTEGER, 0, 10**6))
-# Without `customized`: it runs the model's own code, with the management key of TorchServe in its hands (hazard H44).
+# Only false, as KServe asks: true runs the model's code, with TorchServe's management key in its hands (hazard H44).
+CUSTOMIZED = Parameter("customized", Kind.CHOICE, choices=frozenset({"false"}))
 _SCALE = (
     Parameter("min_worker", Kind.INTEGER, 0, _MOST_WORKERS),
     Parameter("max_worker", Kind.INTEGER, 0, _MOST_WORKERS),
@@ -177,9 +178,17 @@ ROUTES: tuple[Route, ...] = (
         named_by="model_name",
         json_body=True,
     ),
-    Route("model", _MANAGEMENT, _GET, "/models/{model}", Action.DESCRIBE_MODEL, "model"),
+    Route("model", _MANAGEMENT, _GET, "/models/{model}", Action.DESCRIBE_MODEL, "model", (CUSTOMIZED,)),
     Route("model-all", _MANAGEMENT, _GET, "/models/{model}/all", Action.DESCRIBE_MODEL, "model"),
-    Route("model-version", _MANAGEMENT, _GET, "/models/{model}/{version}", Action.DESCRIBE_MODEL, "model"),
+    Route(
+        "model-version",
+        _MANAGEMENT,
+        _GET,
+        "/models/{model}/{version}",
+        Action.DESCRIBE_MODEL,
+        "model",
+        (CUSTOMIZED,),
+    ),
     Route("model-api", _MANAGEMENT, _OPTIONS, "/models/{model}", Action.DESCRIBE_MODEL, "model"),
     Route("model-version-api", _MANAGEMENT, _OPTIONS, "/models/{model}/{version}", Action.DESCRIBE_MODEL, "model"),
     Route(

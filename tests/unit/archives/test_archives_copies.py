@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 
 import pytest
@@ -181,3 +182,21 @@ def test_every_form_has_a_copy_empty_directories_and_the_marker_of_a_lone_one_wi
     assert {path.relative_to(copied.tree) for path in copied.tree.rglob("*")} == {
         path.relative_to(staged.tree) for path in staged.tree.rglob("*")
     }
+
+
+@pytest.mark.parametrize("work", ["copy", "held", "stage_all"])
+def test_what_nobody_waits_for_any_more_is_given_up_and_leaves_nothing(store, staged, model_store, tmp_path, work):
+    source = model_store / "small.mar"
+    subject = archives.describe(source)
+    stop = threading.Event()
+    stop.set()
+    asked = {
+        "copy": lambda: store.copy(staged, stop=stop),
+        "held": lambda: store.held(subject, stop=stop),
+        "stage_all": lambda: store.stage_all([(source, subject)], stop=stop),
+    }
+    with pytest.raises(GuardError, match="nobody waits for it"):
+        asked[work]()
+    assert copies(tmp_path) == []
+    assert list((tmp_path / "store" / "staging").iterdir()) == []
+    assert list((tmp_path / "store" / "aside").iterdir()) == []

@@ -123,6 +123,14 @@ def test_combined_is_as_other_servers_write_it():
     assert line(Form.COMBINED, client="[::1]:9").startswith("::1 - ")
 
 
+def test_an_agent_fills_no_disk_and_a_referer_opens_nothing():
+    told = line(Form.COMBINED, head=Head(passed=[b"User-Agent: " + b"\xff" * 16_000, b"Referer: " + b"x" * 16_000]))
+    assert len(told) < 10 * LONGEST_PATH
+    told = line(Form.COMBINED, head=Head(passed=[b"Referer: https://me:SECRET@site.example/page?key=SECRET\r\n"]))
+    assert "SECRET" not in told
+    assert "site.example/page" in told
+
+
 def test_a_long_path_is_cut_and_lost_lines_are_told():
     assert len(json.loads(line(head=Head(target=b"/" + b"x" * 4000)))["path"]) == LONGEST_PATH
     assert json.loads(Writer(Form.JSON, 0.0).lost(7, 1.0)) == {"time": "1970-01-01T00:00:01.000000Z", "lines_lost": 7}

@@ -60,6 +60,18 @@ def test_a_thread_writes_and_the_end_writes_the_rest(tmp_path, monkeypatch):
     assert ids(log.path) == ["r1", "r2"]
 
 
+def test_a_note_that_no_line_can_be_made_of_keeps_nobody_from_the_log(make):
+    log = make()
+    for number in range(access_log._AT_ONCE - 1):
+        log.note(note(number))
+    with pytest.raises(UnicodeDecodeError):
+        log.note((*note()[:7], b"\xff", *note()[8:]))
+    for number in range(access_log.MOST_NOTES + 1):  # beyond which a request would wait for its turn to make lines
+        log.note(note(number))
+    log.flush()
+    assert len(ids(log.path)) == access_log.MOST_NOTES + 1
+
+
 def test_the_file_grows_to_its_size_and_as_many_older_ones_are_kept(make):
     log = make(size=2000, count=2)
     for number in range(60):

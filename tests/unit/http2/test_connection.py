@@ -197,3 +197,104 @@ def test_a_farewell_is_heard():
     server.leave(Code.NONE)
     talk(client, server)
     assert client.farewell == 0
+
+
+def spoken(kind, stream, payload, flags=0):
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def told(name, value):
+    return name.to_bytes(2) + value.to_bytes(4)
+
+
+def stuck(count, conn=0):
+    """A server with answers on streams whose windows are shut; the connection's own has `conn` more bytes."""
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    server.feed(spoken(4, 0, told(4, 0)))
+    for _ in range(count):
+        begun(client, bytes(10))
+    server.feed(client.flushed())
+    if conn:
+        server.feed(spoken(8, 0, conn.to_bytes(4)))
+    server.flushed()
+    return server
+
+
+def looked_at(server, said):
+    """How many streams are looked at for what is said."""
+    pump, looks = server._pump, []
+    server._pump = lambda stream: looks.append(stream) or pump(stream)
+    server.feed(said)
+    return len(looks)
+
+
+def test_a_window_that_all_share_opens_nothing_for_streams_that_wait_for_their_own():
+    """13 bytes that have 128 streams looked at are an attack: there are 100,000 such frames in a megabyte."""
+    server = stuck(100)
+    assert looked_at(server, spoken(8, 0, (1).to_bytes(4)) * 1000) == 0
+    assert looked_at(server, spoken(8, 1, (1).to_bytes(4)) * 10) == 10
+
+
+def test_what_a_shared_window_has_no_room_for_is_not_looked_at():
+    server = stuck(100)
+    server.window = 0
+    server.feed(spoken(4, 0, told(4, 5)))
+    assert len(server._waiting) == 100
+    assert looked_at(server, spoken(8, 0, (1).to_bytes(4)) * 50) == 50
+    assert looked_at(server, spoken(8, 0, (1000).to_bytes(4))) == 100
+    assert server._waiting == {}
+
+
+def test_one_frame_of_thousands_of_windows_moves_each_stream_once():
+    server = stuck(100)
+    looks = looked_at(server, spoken(4, 0, (told(4, 0) + told(4, 1)) * 1000))
+    assert looks == 100
+    assert {stream.window for stream in server.streams.values()} == {0}
+    with pytest.raises(Broken) as caught:
+        server.feed(spoken(4, 0, told(4, 1) * 2700) * 4)
+    assert caught.value.code is Code.CALM
+
+
+def test_a_window_may_be_below_nothing_and_opens_when_it_is_above():
+    """RFC 9113 section 6.9.2."""
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    owner = Owner(client, 1)
+    owner.stream = client.begin(owner, HEAD)
+    client.send(owner.stream, bytes(70_000))
+    talk(client, server)
+    client.feed(spoken(4, 0, told(4, 0)))
+    assert owner.stream.window < 0
+    client.send(owner.stream, b"more")
+    server.feed(client.flushed())
+    assert len(server.bodies[1]) == 70_000
+    client.feed(spoken(8, 1, (70_000).to_bytes(4)))
+    assert client.flushed() == b""
+    client.feed(spoken(8, 1, (4).to_bytes(4)))
+    server.feed(client.flushed())
+    assert len(server.bodies[1]) == 70_004
+
+
+def test_torchserve_may_say_what_carries_nothing_for_ever():
+    """A Java server probes the bandwidth with PING, about one for each half a megabyte."""
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    for _ in range(30):
+        client.feed(spoken(6, 0, bytes(8)) * 1000)
+    for _ in range(2000):
+        owner = begun(client, b"x")
+        client.feed(spoken(3, owner.number, bytes(4)))
+    assert len(client.resets) == 2000
+    with pytest.raises(Broken):
+        server.feed(spoken(6, 0, bytes(8)) * 30_000)
+
+
+def test_what_was_waiting_is_not_said_when_all_is_forgotten():
+    server = stuck(3)
+    server.choked = True
+    server.feed(spoken(4, 0, told(4, 100)))
+    server.forget_all()
+    server.flushed()
+    server.taking()
+    assert server.out == []

@@ -73,6 +73,7 @@ def test_bytes_of_any_kind_are_read_as_a_library_does_or_refused(blocks):
         "400a61",
         "820020",  # cut off
         "8220",  # a change of size behind a field
+        "202020",  # more changes of size than there is to say: a byte that costs more than it carries
         "3fe2ff03",  # a table larger than was agreed
         "4081ff00",  # padding that is a whole byte
     ],

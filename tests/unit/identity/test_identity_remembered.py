@@ -56,6 +56,23 @@ def test_a_key_that_was_replaced_is_good_for_nothing_at_once(keys, clock):
     assert keys.identify(shown(keys)) == ring.identify(shown(keys)) != ANONYMOUS
 
 
+def test_a_key_that_is_replaced_while_it_is_looked_at_is_not_remembered(tmp_path, clock):
+    rotated = []
+
+    def now() -> float:
+        if old and not rotated:
+            rotated.append(True)
+            keys.rotate(KeyKind.INFERENCE)
+        return clock()
+
+    old = b""
+    keys = KeyFile(tmp_path / "key_file.json", 60, now)
+    old = shown(keys)
+    keys.identify(old)
+    assert rotated
+    assert keys.identify(old) is ANONYMOUS
+
+
 def test_what_is_remembered_is_bounded(who, keys):
     for blanks in range(200):
         assert who.identify(b"Bearer " + b" " * blanks + shown(keys)[7:]) != ANONYMOUS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchserve_guard.proxy.head import ResponseReader
+from torchserve_guard.proxy.answer_head import ResponseReader
 
 HEAD = b"HTTP/1.1 200 OK\r\nx-request-id: %b\r\ncontent-length: 5\r\nX-Mine: a"
 OWN = b"0a9d6f4e-8c3b-4f1e-9b52-1d2c3b4a5f60"

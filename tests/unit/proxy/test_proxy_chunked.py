@@ -31,6 +31,19 @@ def test_what_was_chunked_is_decoded_wherever_it_is_cut(pieces, behind, cuts):
     assert (payload, decoder.done, decoder.rest) == (b"".join(pieces), True, behind)
 
 
+@given(st.lists(st.binary(min_size=1, max_size=300)), st.integers(0, 400), st.lists(st.integers(0, 5000)))
+def test_each_chunk_that_is_not_too_long_is_one_piece_wherever_it_is_cut(chunks, whole, cuts):
+    raw = b"".join(part for one in chunks for part in chunk(one)) + LAST_CHUNK
+    decoder, pieces, at = ChunkDecoder(whole), [], 0
+    for cut in [*sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]:
+        pieces += decoder.pieces(raw[at:cut])
+        at = cut
+    assert (b"".join(pieces), decoder.done, decoder.rest) == (b"".join(chunks), True, b"")
+    assert all(pieces)
+    if whole >= max(map(len, chunks), default=0):
+        assert pieces == chunks
+
+
 @pytest.mark.parametrize("size", [1, 16383, 16384, 300_000])
 def test_a_long_payload_is_a_chunk_as_a_short_one_is_and_is_not_copied(size):
     payload = b"x" * size

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
-from torchserve_guard.proxy.head import Kept, RequestReader, ResponseReader
+from torchserve_guard.proxy.answer_head import ResponseReader
+from torchserve_guard.proxy.head import Kept, RequestReader
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.wire import Listener
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_guard.vigil import Links, Strayed
+from torchserve_guard.vigil import Links, Strayed, links
 
 
 class Place:
@@ -128,3 +128,44 @@ def test_links_that_are_gone_altogether_are_missed(place):
 def test_before_the_first_model_there_is_no_folder_and_nothing_strayed(tmp_path):
     (tmp_path / "models").mkdir(mode=0o700)
     assert Links(tmp_path / "models", tmp_path / "none" / "models", may_vanish=True).check() == []
+
+
+def test_a_link_in_a_folder_that_was_replaced_by_a_link_has_strayed(place):
+    """It leads where it should, and its folder lies where nobody looks."""
+    folder = place.a.parent
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+    assert [one.archive for one in place.kept.check()] == ["a.mar"]
+
+
+def test_a_flood_of_links_hides_none_that_was_pinned(tmp_path, monkeypatch):
+    place = Place(tmp_path, may_vanish=True)
+    monkeypatch.setattr(links, "MOST_ENTRIES", 1)
+    strayed = place.kept.check()
+    assert strayed
+    assert place.kept.lead_to(place.trees["a.mar"])
+    assert place.kept.lead_to(place.trees["b.mar"])
+
+
+def test_a_link_that_torchserve_takes_away_meanwhile_is_not_pinned(place, monkeypatch):
+    place.torchserve_links("a.mar", "1a")
+    real, gone = links._replace, []
+
+    def late(link, target):
+        link.unlink()
+        link.parent.rmdir()
+        gone.append(link)
+        real(link, target)
+
+    monkeypatch.setattr(links, "_replace", late)
+    place.kept.pin()
+    assert gone == [place.links / "1a" / "a.mar"]
+    assert place.kept.check() == []
+
+
+def test_a_link_that_cannot_be_replaced_leaves_no_other_behind(place):
+    taken = place.links / "1a" / "a.mar"
+    taken.mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        links._replace(taken, place.trees["a.mar"])
+    assert list(taken.parent.iterdir()) == [taken]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from torchserve_guard.access import Action, Operation, Resource
 from torchserve_guard.archives import inspector
+from torchserve_guard.audit.entry import render
 from torchserve_guard.errors import Unavailable
+from torchserve_guard.policy import Closure
 from torchserve_guard.vigil import Sight, Strayed, child
 from torchserve_guard.vigil import vigil as vigil_module
+
+EMPTY = hashlib.sha256().hexdigest()
 
 
 def writable(path: Path) -> Path:
@@ -51,6 +57,11 @@ def grow(tree: Path) -> None:
 
 def add(tree: Path) -> None:
     writable(tree / "yaml.py").write_text("evil\n")
+    seal(tree)
+
+
+def plant(tree: Path, name: bytes) -> None:
+    writable(tree / os.fsdecode(name)).touch()
     seal(tree)
 
 
@@ -370,3 +381,87 @@ async def test_only_what_would_run_a_closed_model_is_refused(world, tree, served
     found.closures.open("m", "1.0")
     found.closures.verify(ask("m"))
     assert not found.closures.models
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"line\nend \x1b[2J", "\u202egnp.exe".encode()])
+async def test_a_planted_name_of_any_bytes_closes_the_door_and_is_told_as_one_line(world, tree, served, name):
+    found = world(served())
+    plant(tree, name)
+    await found.vigil.verify()
+    assert list(found.closures.models) == ["m"]
+    assert all(line.isprintable() for line in found.said)
+    for entry in found.recorded:
+        assert render(entry, 1).isascii()
+
+
+async def test_two_rounds_at_once_record_one_drift_once(world, tree, served):
+    found = world(served())
+    overwrite(tree)
+    await asyncio.gather(found.vigil.verify(), found.vigil._round(1.0))
+    assert [entry.event for entry in found.recorded] == ["drift"]
+    assert found.vigil.counts.drifts == 1
+
+
+async def test_a_door_that_one_round_closes_no_other_opens(world, served, monkeypatch):
+    """The one saw the tree before it was changed, and is still putting that on record."""
+    found = world(served())
+    found.closures.close("m", "1.0", Closure("nobody could look", lasting=False))
+    recording, go_on = asyncio.Event(), asyncio.Event()
+    real = found.record
+
+    async def slowly(entry):
+        if entry.event == "verified-again":
+            recording.set()
+            await go_on.wait()
+        await real(entry)
+
+    monkeypatch.setattr(found.vigil, "_log", SimpleNamespace(record=slowly))
+    (watched,) = found.watched
+    opening = asyncio.create_task(found.vigil._round(1.0))
+    await recording.wait()
+    overwrite(watched.tree)
+    closing = asyncio.create_task(found.vigil._round(1.0))
+    await asyncio.wait({closing}, timeout=0.5)
+    go_on.set()
+    await asyncio.gather(opening, closing)
+    standing = found.closures.of("m", "1.0")
+    assert standing is not None
+    assert standing.lasting
+
+
+async def test_a_process_that_does_not_die_keeps_nobody_from_stopping(world, served, monkeypatch):
+    """One that hangs in the disk is not gone when it was killed."""
+
+    class Stuck:
+        def __init__(self):
+            self.killed = False
+
+        async def communicate(self, _asked):
+            raise OSError("the disk does not answer")
+
+        def kill(self):
+            self.killed = True
+
+        async def wait(self):
+            await asyncio.Event().wait()
+
+    made = Stuck()
+
+    async def start(*_, **__):
+        return made
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr(child, "DEATH", 0.05)
+    async with asyncio.timeout(20):
+        with pytest.raises(OSError, match="does not answer"):
+            await child.inspect([served()], 1.0)
+    assert made.killed
+
+
+def test_a_tree_of_empty_files_is_looked_at_with_pauses_too(tmp_path):
+    for number in range(50):
+        (tmp_path / f"{number}").touch(0o400)
+    paused = []
+    tree = inspector.Tree(str(tmp_path), {f"{n}": inspector.Promised(0, EMPTY) for n in range(50)}, None, ours=False)
+    inspector.Inspection(tree, lambda: paused.append(1)).look()
+    assert len(paused) == 50

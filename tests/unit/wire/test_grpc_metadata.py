@@ -160,3 +160,35 @@ def test_a_code_that_is_none_is_none(status):
 def test_an_answer_that_is_not_grpc_is_known():
     assert not parse_answer_head(((b":status", b"502"), (b"content-type", b"text/html"))).is_grpc
     assert not parse_answer_head(((b":status", b"200"), (b"content-type", b"text/html"))).is_grpc
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"grpc-message", b"no\r\nset-cookie: a=b"),
+        (b"x-more", b"\x00"),
+        (b"x-more", b"a\nb"),
+        (b"x-more\r\nset-cookie", b"a"),
+        (b"X-More", b"a"),
+        (b"", b"a"),
+        (b":path", b"/"),
+        (b"connection", b"close"),
+        (b"transfer-encoding", b"chunked"),
+    ],
+)
+def test_an_answer_with_what_would_be_another_field_or_frame_elsewhere_does_not_go_on(field):
+    """Where a client's proxy speaks HTTP/1 to it, an end of line in a field would begin another."""
+    assert not parse_answer_head(((b"grpc-status", b"3"), field)).is_grpc
+
+
+def test_details_that_are_not_ascii_go_on_as_they_came():
+    told = parse_answer_head(((b"grpc-status", b"3"), (b"grpc-message", "Modell %C3%BC \u00fc".encode())))
+    assert told.is_grpc
+    assert told.details == "Modell %C3%BC \u00fc".encode()
+
+
+@pytest.mark.parametrize(("value", "length"), [(b"0", 0), (b"12", 12), (b"", None), (b"+1", None), (b"1, 1", None)])
+def test_a_length_is_digits(value, length):
+    fields = parsed((b"content-length", value))
+    assert fields.length == length
+    assert (fields.refusal is None) == (length is not None)

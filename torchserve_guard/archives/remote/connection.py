@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+from collections.abc import Iterable
 
 from torchserve_guard import __version__
 from torchserve_guard.archives.remote.addresses import Resolve, fault, judged, resolve
@@ -68,20 +69,37 @@ def context_of(terms: Terms) -> ssl.SSLContext:
 
 def _direct(origin: Origin, terms: Terms, watch: Watch, ask: Resolve) -> socket.socket:
     port = origin.port or HTTPS_PORT
-    *others, last = judged(origin, port, terms.networks, ask)
-    for address in others:
-        with contextlib.suppress(OSError):
-            return _made(address, port, terms, watch)
+    found = judged(origin, port, terms.networks, _in_time(ask, terms, watch))
     try:
-        return _made(last, port, terms, watch)
+        return _made(found, port, terms, watch)
     except OSError as error:
         unfetched(origin, f"no connection to the host: {error}", error)
 
 
-def _made(host: str, port: int, terms: Terms, watch: Watch) -> socket.socket:
-    watch.verify()
-    made = socket.create_connection((host.strip("[]"), port), timeout=terms.stall)
-    watch.take(made)
+def _in_time(ask: Resolve, terms: Terms, watch: Watch) -> Resolve:
+    """Return what asks for addresses as long as a host may stall: the system's own resolver knows no limit."""
+    return lambda host, port: watch.attend(lambda: ask(host, port), terms.stall)
+
+
+def _made(addresses: Iterable[str], port: int, terms: Terms, watch: Watch) -> socket.socket:
+    """Return a connection to the first address that takes one. Raises `OSError`, or `Unfetched`."""
+    *others, last = addresses
+    for address in others:
+        with contextlib.suppress(OSError):
+            return _made_to(address, port, terms, watch)
+    return _made_to(last, port, terms, watch)
+
+
+def _made_to(address: str, port: int, terms: Terms, watch: Watch) -> socket.socket:
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.settimeout(terms.stall)
+        watch.take(made)  # before it connects: an address that does not answer can be cut as well
+        made.connect((address, port))
+        watch.verify()
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
@@ -92,7 +110,8 @@ def _through(proxy: Proxy, origin: Origin, terms: Terms, watch: Watch) -> socket
     if why is not None:
         refused(origin, f"the host is {host}, {why}")
     try:
-        made = _made(proxy.host, proxy.port, terms, watch)
+        found = _in_time(resolve, terms, watch)(proxy.host.strip("[]"), proxy.port)
+        made = _made(found, proxy.port, terms, watch)
     except OSError as error:
         unfetched(origin, f"no connection to the proxy `{proxy.host}:{proxy.port}`: {error}", error)
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torchserve_guard import allowance
 from torchserve_guard.archives.manifest import SubjectEntry
 from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.remote import https, objects
@@ -67,7 +68,7 @@ def fetched(
 def _verify_fetchable(origin: Origin, subject: SubjectEntry, terms: Terms) -> None:
     """Return if it makes sense to ask; raise `VerificationError`."""
     try:
-        terms.verify_allowed(origin)
+        allowance.verify(origin, terms)
     except ValueError as error:
         refused(origin, str(error))
     if subject.kind == "directory":
@@ -80,6 +81,8 @@ def _bring(errand: Errand, transfer: Transfer) -> None:
     """Return when the file is whole and the listed one."""
     partial = errand.partial
     for again in reversed(range(ATTEMPTS)):
+        if partial.size > errand.most:
+            partial.forget()  # nothing of that size was begun by us, and hashing it would take as long as it is
         partial.pieced = partial.size > 0
         partial.digest()  # of what is there already, before anybody is kept waiting
         if (_whole(errand) or _transferred(errand, transfer, again=again)) and _verified(errand, again=again):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from torchserve_guard.archives.progress import expect
 from torchserve_guard.archives.remote.errand import Errand
-from torchserve_guard.archives.remote.failure import refused, unfetched
+from torchserve_guard.archives.remote.failure import Unfetched, refused, unfetched
 from torchserve_guard.archives.remote.quarantine import Note
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.origin import Scheme
@@ -66,7 +66,9 @@ def _user(credentials: str | None) -> str:
 def _looked_at(errand: Errand, system: Any, place: str) -> tuple[int, str]:
     """Return the size of an object, and what changes when it does."""
     try:
-        return int(system.info(place)["size"]), str(system.ukey(place))
+        return errand.watch.attend(lambda: (int(system.info(place)["size"]), str(system.ukey(place))))
+    except Unfetched:
+        raise
     except Exception as error:  # noqa: BLE001 - each service has errors of its own, and none is ours
         _failed(errand, error)
 
@@ -74,7 +76,9 @@ def _looked_at(errand: Errand, system: Any, place: str) -> tuple[int, str]:
 def _piece(errand: Errand, system: Any, place: str, end: int) -> bytes:
     begin = errand.partial.size
     try:
-        piece = bytes(system.cat_file(place, start=begin, end=end))
+        piece = errand.watch.attend(lambda: bytes(system.cat_file(place, start=begin, end=end)))
+    except Unfetched:
+        raise
     except Exception as error:  # noqa: BLE001 - as above
         _failed(errand, error)
     if len(piece) != end - begin:

@@ -14,7 +14,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,10 @@ KEPT = 14 * 86400.0
 PIECE = 1 << 20
 AGAIN = 0.2
 LARGEST_NOTE = 16384
+LEFT = 64 << 20
+"""Bytes that a fetch leaves on the disk: a guard that cannot write its record serves nobody."""
 _FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,9 @@ class Note:
 class Partial:
     """One archive on its way, locked and open, hashed as it grows; `pieced` when it did not come in one go."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, heed: Callable[[], object]) -> None:
         self.path = path
+        self._heed = heed
         self._descriptor = descriptor
         self._beside = path.with_name(f"{path.name}.json")
         self.size = os.fstat(descriptor).st_size
@@ -66,12 +71,13 @@ class Partial:
         """Return if the disk takes so many bytes more; raise `GuardError`."""
         with _told(self.path):
             disk = os.fstatvfs(self._descriptor)
-        if disk.f_bavail * disk.f_frsize < count:
+        if disk.f_bavail * disk.f_frsize < count + LEFT:
             raise GuardError(f"{self.path}: the disk has no room for {count} bytes more; make some, or move the state")
 
     def append(self, data: bytes | memoryview) -> None:
         """Write behind what is there."""
         self._catch_up()
+        self.verify_room(len(data))
         view = memoryview(data)
         while view:
             with _told(self.path):
@@ -109,6 +115,7 @@ class Partial:
 
     def _catch_up(self) -> None:
         while self._hashed < self.size:
+            self._heed()
             with _told(self.path):
                 piece = os.pread(self._descriptor, min(PIECE, self.size - self._hashed), self._hashed)
             if not piece:
@@ -119,13 +126,14 @@ class Partial:
     def _noted(self) -> Note | None:
         """Return what the note says; what cannot be read says nothing, and the file is begun anew."""
         try:
-            with self._beside.open("rb") as file:
-                said = json.loads(file.read(LARGEST_NOTE))
-            note = Note(**said)
-        except (OSError, ValueError, TypeError):
+            with os.fdopen(os.open(self._beside, _READ), "rb") as file:
+                note = Note(**json.loads(file.read(LARGEST_NOTE)))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
-        texts = isinstance(note.origin, str) and isinstance(note.validator, str | None)
-        return note if texts and isinstance(note.total, int | None) else None
+        # The validator becomes a line of a request.
+        plain = isinstance(note.validator, str | None) and (note.validator or "").isascii()
+        whole = plain and (note.validator or "").isprintable() and isinstance(note.total, int | None)
+        return note if whole and isinstance(note.origin, str) else None
 
 
 class Quarantine:
@@ -143,7 +151,7 @@ class Quarantine:
         path = self._folder / f"{subject.kind}-{subject.sha256}"
         descriptor = self._locked(path, watch)
         try:
-            yield Partial(path, descriptor)
+            yield Partial(path, descriptor, watch.verify)
         finally:
             os.close(descriptor)
 
@@ -152,6 +160,7 @@ class Quarantine:
             with _told(path):
                 descriptor = os.open(path, _FILE, 0o600)
             if _taken(descriptor) and _stands(path, descriptor):
+                _verify_ours(path, descriptor)
                 return descriptor
             os.close(descriptor)
             watch.pause(AGAIN)
@@ -172,7 +181,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _remove_unless_held(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, _READ)
     try:
         if _taken(descriptor):
             path.unlink()
@@ -186,6 +195,14 @@ def _taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _verify_ours(path: Path, descriptor: int) -> None:
+    """Return if what was locked is a file that has no other name, which would be written to as well."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(descriptor)
+        raise GuardError(f"{path}: is not a file of the guard's own, or has a second name; remove it")
 
 
 def _stands(path: Path, descriptor: int) -> bool:

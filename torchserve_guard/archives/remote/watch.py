@@ -9,7 +9,9 @@ import contextlib
 import socket
 import threading
 import time
-from typing import Self
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Self, TypeVar
 
 from torchserve_guard.archives.remote.failure import unfetched
 from torchserve_guard.origin import Origin
@@ -18,6 +20,8 @@ from torchserve_guard.terms import Terms
 SLOWEST = 1024
 """Bytes per second; what comes more slowly over `guard.fetch_stall_timeout` stalls."""
 TICK = 0.25
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -70,6 +74,21 @@ class Watch:
         self._stop.wait(seconds)
         self.verify()
 
+    def attend(self, work: Callable[[], T], seconds: float | None = None) -> T:
+        """Return what work returns that no socket of ours can be cut for, or raise what it raises.
+
+        It is let go of, in a thread that keeps nobody from ending, when the fetch may not go on (`Unfetched`), or after
+        so many seconds (`TimeoutError`).
+        """
+        done: Future[T] = Future()
+        threading.Thread(target=_do, args=(work, done), name="tsguard-attended", daemon=True).start()
+        until = time.monotonic() + seconds if seconds is not None else None
+        while not wait((done,), TICK).done:
+            self.verify()
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"no answer in {seconds:.0f} s")
+        return done.result()
+
     def _look(self) -> None:
         while not self._over.wait(TICK):
             with self._lock:
@@ -95,3 +114,10 @@ class Watch:
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own, which takes TLS off: what is still read then would be cipher text.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def _do(work: Callable[[], T], done: Future[T]) -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        done.set_exception(error)

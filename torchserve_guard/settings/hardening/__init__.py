@@ -11,6 +11,7 @@ from torchserve_guard.settings.hardening import (
     exposure,
     files,
     leftovers,
+    networks,
     process,
     secrets,
     sizes,
@@ -25,7 +26,7 @@ __all__ = ["RULES", "Hit", "Rule", "Told", "check"]
 
 ROOMS = (
     *(exposure, strangers, sockets, effect, sources, environment, files),
-    *(secrets, sizes, leftovers, process, copies, vigil),
+    *(secrets, sizes, leftovers, process, copies, vigil, networks),
 )
 RULES: tuple[Rule, ...] = tuple(sorted((rule for room in ROOMS for rule in room.RULES), key=lambda one: one.identifier))
 

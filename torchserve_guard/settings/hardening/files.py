@@ -21,6 +21,7 @@ BELIEVED = (
     ("guard.policy", "the policy"),
     ("guard.waivers", "the file of waivers"),
     ("guard.client_ca", "the authority for client certificates"),
+    ("guard.fetch_ca", "the authorities for hosts that archives are fetched from"),
     ("metrics_config", "the metrics configuration"),
     ("certificate_file", "the certificate"),
     ("private_key_file", "the private key"),
