@@ -31,7 +31,6 @@ from pydantic import (
 )
 
 from torchserve_guard.archives import checksums, contents, document, names
-from torchserve_guard.archives.signing import bundle, statement
 from torchserve_guard.errors import ConfigError, VerificationError
 
 JSON: Final = "tsguard-manifest/1"
@@ -165,8 +164,8 @@ def parse(data: bytes, where: str) -> Manifest:
         raise ConfigError(f"{where}: is larger than {LARGEST} bytes, which no manifest is")
     if not data.lstrip().startswith(b"{"):
         return _of_checksums(data, where)
-    if bundle.looks_like_one(data):
-        return _of_bundle(data, where)
+    if b'"dsseEnvelope"' in data and (found := _of_bundle(data, where)) is not None:
+        return found
     try:
         value = document.parse(data)
     except document.Malformed as error:
@@ -250,8 +249,12 @@ def _of_checksums(data: bytes, where: str) -> Manifest:
     return _validate({"schema": SHA256SUMS, "version": 0, "created": None, "subjects": subjects}, where)
 
 
-def _of_bundle(data: bytes, where: str) -> Manifest:
+def _of_bundle(data: bytes, where: str) -> Manifest | None:
     """Return the archives that a signed statement about a model store lists; whose signature, is for others to say."""
+    from torchserve_guard.archives.signing import bundle, statement  # noqa: PLC0415 - heavy, and seldom needed
+
+    if not bundle.looks_like_one(data):
+        return None
     try:
         stated = statement.parse(bundle.parse(data).payload)
     except document.Malformed as error:

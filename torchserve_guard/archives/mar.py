@@ -42,7 +42,7 @@ _FILES = ("serializedFile", "modelFile", "requirementsFile", "configFile")
 class _Model(BaseModel):
     """The fields that TorchServe (archive/model/Manifest.java) and its workers read."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     modelName: StrictStr  # noqa: N815 - the document's own spelling
     modelVersion: StrictStr | None = None  # noqa: N815
@@ -55,7 +55,7 @@ class _Model(BaseModel):
 
 
 class _Manifest(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     runtime: Literal["python", "python3"] = "python"
     model: _Model

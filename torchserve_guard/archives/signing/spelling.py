@@ -19,7 +19,7 @@ _LARGEST_NUMBER = (1 << 53) - 1
 class Shape(BaseModel):
     """A part of a document: with the fields that are named, and no other."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # most commands meet no bundle
 
 
 def plain_base64(value: str) -> str:

@@ -86,7 +86,7 @@ Name = Annotated[StrictStr, Field(min_length=1, max_length=4096)]
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # most commands meet no bundle
 
 
 class _Digest(_Shape):
