@@ -9,6 +9,8 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,8 @@ __all__ = [
     "Load",
     "machine",
     "need",
+    "pair",
+    "parsed",
     "row",
     "servers",
     "spread",
@@ -74,6 +78,19 @@ def need(*programs: str) -> None:
         sys.exit(f"this benchmark needs {', '.join(missing)}: install the packages of that name (nginx: nginx-light)")
 
 
+@contextmanager
+def pair(folder: Path) -> Iterator[tuple[servers.Stock, servers.Guarded]]:
+    """Yield a bare TorchServe and a guarded one, both up, both with the model `noop`."""
+    store = folder / "store"
+    build = [sys.executable, str(ROOT / "tests/models/build.py"), str(store), "noop"]
+    subprocess.run(build, check=True, capture_output=True)
+    servers.manifest(store)
+    load = {"load_models": "noop.mar"}
+    stock, guarded = servers.Stock(folder / "s", store, load), servers.Guarded(folder / "g", store, load)
+    with servers.serving(stock, ("noop",)), servers.serving(guarded):
+        yield stock, guarded
+
+
 def wrk(  # noqa: PLR0917 - of the load, not of a design
     port: int, target: str, connections: int, seconds: int, folder: Path, key: str | None = None
 ) -> Load:
@@ -96,10 +113,10 @@ def wrk(  # noqa: PLR0917 - of the load, not of a design
         text=True,
         check=True,
     )
-    return _parsed(done.stdout)
+    return parsed(done.stdout)
 
 
-def _parsed(text: str) -> Load:
+def parsed(text: str) -> Load:
     rate = float(re.search(r"Requests/sec:\s+([0-9.]+)", text)[1])
     p50, p99 = (_seconds(re.search(rf"\n\s+{share}%\s+(\S+)", text)[1]) for share in ("50", "99"))
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", text))

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from _measure import ROOT, Load, _parsed, machine, need, spread
+from _measure import ROOT, Load, machine, need, parsed, spread
 from proxy_cpu import cpu_seconds, free_port, running, wait_for
 
 PEERS = ROOT / ".venv" / "peers"
@@ -173,7 +173,7 @@ def load(port: int, key: str, size: str, connections: int, seconds: int) -> tupl
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "30s"]
     command += ["-H", f"Authorization: Bearer {key}", f"http://127.0.0.1:{port}/predictions/{size}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=beside)
-    seen = _parsed(done.stdout)
+    seen = parsed(done.stdout)
     if seen.failed:
         raise SystemExit(f"the load met with errors:\n{done.stdout}")
     return seen, int(re.search(r"(\d+) requests in", done.stdout)[1])

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from _measure import ROOT, Load, machine, row, servers, spread, versions
+from _measure import Load, machine, pair, row, servers, spread, versions
 
 IN_FLIGHT = (1, 8, 32)
 FIGURES = ("rate", "p50", "p99")
@@ -60,20 +60,12 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=list(IN_FLIGHT))
     options = parser.parse_args()
     print(machine(), versions("torchserve", "torch", "uvloop", "grpcio"), sep="; ")
-    with servers.folder("tsg-b-") as folder:
-        store = folder / "store"
-        subprocess.run(
-            [sys.executable, str(ROOT / "tests/models/build.py"), str(store), "noop"], check=True, capture_output=True
-        )
-        servers.manifest(store)
-        load = {"load_models": "noop.mar"}
-        stock, guarded = servers.Stock(folder / "s", store, load), servers.Guarded(folder / "g", store, load)
-        with servers.serving(stock, ("noop",)), servers.serving(guarded):
-            # The JVM compiles for some 20,000 calls; until then it is the compiler that is measured.
-            for server in (stock, guarded) * 2:
-                asked(server, 8, options.warm_up // 2, folder)
-            for flight in options.in_flight:
-                compare(stock, guarded, flight, options, folder)
+    with servers.folder("tsg-b-") as folder, pair(folder) as (stock, guarded):
+        # The JVM compiles for some 20,000 calls; until then it is the compiler that is measured.
+        for server in (stock, guarded) * 2:
+            asked(server, 8, options.warm_up // 2, folder)
+        for flight in options.in_flight:
+            compare(stock, guarded, flight, options, folder)
 
 
 def asked(server: servers.Server, flight: int, seconds: float, folder: Path) -> Load:

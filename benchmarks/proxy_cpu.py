@@ -27,6 +27,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from _measure import need
+
 KEY = "benchmark-key"
 ANSWER = '{"prediction": [0.1, 0.9], "label": "cat"}'
 TARGET = "/predictions/noop"
@@ -53,13 +55,14 @@ http {{ access_log off; client_body_temp_path {dir}/p1; proxy_temp_path {dir}/p2
 
 def serve_door(port: int, upstream: str) -> None:
     """Run the door until the process is ended."""
-    import uvloop  # noqa: PLC0415 - only the child needs these
+    import enforcing  # noqa: PLC0415 - only the child needs these
+    import uvloop  # noqa: PLC0415
 
     from torchserve_guard.access import ANONYMOUS, Mode  # noqa: PLC0415
     from torchserve_guard.audit import AccessLog, AuditLog  # noqa: PLC0415
     from torchserve_guard.identity import KeyFile  # noqa: PLC0415
-    from torchserve_guard.policy import Access, decide  # noqa: PLC0415
-    from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec  # noqa: PLC0415
+    from torchserve_guard.policy import Access  # noqa: PLC0415
+    from torchserve_guard.proxy import Door, Limits, ListenerSpec  # noqa: PLC0415
     from torchserve_guard.wire import Listener  # noqa: PLC0415
 
     folder = Path(tempfile.mkdtemp(dir=Path(upstream).parent))
@@ -69,22 +72,8 @@ def serve_door(port: int, upstream: str) -> None:
     assert keys.identify(f"Bearer {key}".encode()) != ANONYMOUS
     print(key, flush=True)
 
-    async def prepared(operation: object) -> object:
-        return operation
-
-    async def settled(_operation: object, _status: int | None) -> None:
-        return
-
-    enforcer = Enforcer(
-        access=Access(Mode.NONE, keys_required=True),
-        identify=keys.identify,
-        decide=decide,
-        audit=AuditLog(folder / "audit.log", time.time),
-        rotate=keys.rotate,
-        prepare=prepared,  # type: ignore[arg-type]
-        settled=settled,
-        now=time.time,
-    )
+    audit = AuditLog(folder / "audit.log", time.time)
+    enforcer = enforcing.enforcer(Access(Mode.NONE, keys_required=True), keys, audit)
     spec = ListenerSpec(f"http://127.0.0.1:{port}", f"unix:{upstream}", b"Authorization: Bearer upstream-token")
 
     access = AccessLog(folder / "access.log")
@@ -224,10 +213,7 @@ def main() -> None:
     if options.serve:
         serve_door(int(options.serve[0]), options.serve[1])
         return
-    if shutil.which("nginx") is None:
-        raise SystemExit(
-            "nginx is the peer of this measurement and was not found; install it (`apt-get install nginx`)"
-        )
+    need("nginx")
     result = run(options)
     if options.json:
         print(json.dumps(result))

@@ -6,11 +6,9 @@ Both servers are up all the time; rounds of load alternate between them, and rat
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
-from _measure import ROOT, machine, need, row, servers, spread, versions, wrk
+from _measure import machine, need, pair, row, servers, spread, versions, wrk
 
 CONNECTIONS = (1, 8, 32)
 FIGURES = ("rate", "p50", "p99")
@@ -24,20 +22,12 @@ def main() -> None:
     options = parser.parse_args()
     need("wrk")
     print(machine(), versions("torchserve", "torch", "uvloop", "httptools"), sep="; ")
-    with servers.folder("tsg-b-") as folder:
-        store = folder / "store"
-        subprocess.run(
-            [sys.executable, str(ROOT / "tests/models/build.py"), str(store), "noop"], check=True, capture_output=True
-        )
-        servers.manifest(store)
-        load = {"load_models": "noop.mar"}
-        stock, guarded = servers.Stock(folder / "s", store, load), servers.Guarded(folder / "g", store, load)
-        with servers.serving(stock, ("noop",)), servers.serving(guarded):
-            # The JVM compiles for some 20,000 requests; until then it is the compiler that is measured.
-            for server in (stock, guarded) * 2:
-                wrk(server.inference, "/predictions/noop", 8, options.warm_up // 2, folder)
-            for connections in CONNECTIONS:
-                compare(stock, guarded, connections, options, folder)
+    with servers.folder("tsg-b-") as folder, pair(folder) as (stock, guarded):
+        # The JVM compiles for some 20,000 requests; until then it is the compiler that is measured.
+        for server in (stock, guarded) * 2:
+            wrk(server.inference, "/predictions/noop", 8, options.warm_up // 2, folder)
+        for connections in CONNECTIONS:
+            compare(stock, guarded, connections, options, folder)
 
 
 def compare(

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import enforcing
 import servers
 import uvloop
 
 from torchserve_guard.access import Mode
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.identity import KeyFile
-from torchserve_guard.policy import Access, decide
-from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec
+from torchserve_guard.policy import Access
+from torchserve_guard.proxy import Door, Limits, ListenerSpec
 from torchserve_guard.proxy.tls import Context
 from torchserve_guard.wire import Listener
 
@@ -216,22 +217,7 @@ def opened(
     keys.write()
     audit = AuditLog(folder / "audit.log", time.time)
 
-    async def prepare(operation):
-        return operation
-
-    async def settled(_operation, _status) -> None:
-        return None
-
-    enforcer = Enforcer(
-        access=access or Access(Mode.NONE, keys_required=False),
-        identify=keys.identify,
-        decide=decide,
-        audit=audit,
-        rotate=keys.rotate,
-        prepare=prepare,
-        settled=settled,
-        now=time.time,
-    )
+    enforcer = enforcing.enforcer(access or Access(Mode.NONE, keys_required=False), keys, audit)
     one, *others = servers.free_ports(4)
     ports = {listener: one if listener in shared else others.pop() for listener in Listener}
     specs = {

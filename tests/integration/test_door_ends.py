@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import authority
+import enforcing
 import pytest
 import servers
 import uvloop
@@ -26,8 +27,8 @@ import uvloop
 from torchserve_guard.access import Mode
 from torchserve_guard.audit import AccessLog, AuditLog
 from torchserve_guard.identity import KeyFile, KeyKind
-from torchserve_guard.policy import Access, decide
-from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec, server
+from torchserve_guard.policy import Access
+from torchserve_guard.proxy import Door, Limits, ListenerSpec, server
 from torchserve_guard.proxy.tls import context_of
 from torchserve_guard.wire import Listener
 
@@ -183,19 +184,7 @@ async def opened(folder: Path, dice: random.Random, *, tls: bool) -> AsyncIterat
         await asyncio.sleep(dice.choice((0, TICK)))
         return operation
 
-    async def settled(_operation, _status) -> None:
-        return None
-
-    enforcer = Enforcer(
-        access=Access(Mode.EXPLICIT, keys_required=False),
-        identify=keys.identify,
-        decide=decide,
-        audit=audit,
-        rotate=keys.rotate,
-        prepare=prepare,
-        settled=settled,
-        now=time.time,
-    )
+    enforcer = enforcing.enforcer(Access(Mode.EXPLICIT, keys_required=False), keys, audit, prepare=prepare)
     torchserve, path = Torchserve(dice), str(folder / "up.sock")
     ports = dict(zip((Listener.INFERENCE, Listener.MANAGEMENT), servers.free_ports(2), strict=True))
     specs = {

@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import enforcing
 import pytest
 import servers
 
 from torchserve_guard.access import Mode
 from torchserve_guard.audit import AccessLog, AuditLog
 from torchserve_guard.identity import KeyFile
-from torchserve_guard.policy import Access, decide
-from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec, passage
+from torchserve_guard.policy import Access
+from torchserve_guard.proxy import Door, Limits, ListenerSpec, passage
 from torchserve_guard.wire import Listener
 
 TIMEOUT = 30
@@ -109,22 +110,7 @@ async def opened(folder: Path, access: Access, limits: Limits) -> AsyncIterator[
     keys.write()
     audit, log = AuditLog(folder / "audit.jsonl", time.time), AccessLog(folder / "access.log")
 
-    async def prepare(operation):
-        return operation
-
-    async def settled(_operation, _status) -> None:
-        return None
-
-    enforcer = Enforcer(
-        access=access,
-        identify=keys.identify,
-        decide=decide,
-        audit=audit,
-        rotate=keys.rotate,
-        prepare=prepare,
-        settled=settled,
-        now=time.time,
-    )
+    enforcer = enforcing.enforcer(access, keys, audit)
     ports, upstream = servers.free_ports(2), str(folder / "up.sock")
     specs = {
         listener: ListenerSpec(f"http://127.0.0.1:{port}", f"unix:{upstream}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import authority
+import enforcing
 import psutil
 import pytest
 import servers
@@ -22,13 +23,13 @@ from torchserve_guard.access import Mode, Operation
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.errors import GuardError, VerificationError
 from torchserve_guard.identity import KeyFile, KeyKind
-from torchserve_guard.policy import Access, Closures, decide
+from torchserve_guard.policy import Access, Closures
 from torchserve_guard.policy.closure import Closure
 from torchserve_guard.porters.desk import Desk
 from torchserve_guard.porters.lodge import Lodge
 from torchserve_guard.porters.orders import Material, Post
 from torchserve_guard.porters.porting import Pace
-from torchserve_guard.proxy import Enforcer, Limits, ListenerSpec
+from torchserve_guard.proxy import Limits, ListenerSpec
 from torchserve_guard.proxy.server import bind
 from torchserve_guard.wire import Listener
 
@@ -212,15 +213,12 @@ async def world(place: Path):
             async def settled(operation: Operation, status: int | None) -> None:
                 calls.append((operation.action.value, status))
 
-            enforcer = Enforcer(
-                access=access,
-                identify=keys.identify,
-                decide=decide,
-                audit=log,
-                rotate=keys.rotate,
+            enforcer = enforcing.enforcer(
+                access,
+                keys,
+                log,
                 prepare=prepare,
                 settled=settled,
-                now=time.time,
                 spread=lambda: made.lodge.tell_keys(keys.hashed()),
             )
             said: list[str] = []

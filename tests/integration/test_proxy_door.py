@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import enforcing
 import pytest
 import servers
 import uvloop
@@ -25,8 +26,8 @@ from torchserve_guard.access import Mode
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.errors import ConfigError, VerificationError
 from torchserve_guard.identity import KeyFile
-from torchserve_guard.policy import Access, decide
-from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec, Stats
+from torchserve_guard.policy import Access
+from torchserve_guard.proxy import Door, Limits, ListenerSpec, Stats
 from torchserve_guard.wire import METHOD_NOT_ALLOWED, Listener
 
 PREDICT = b"/predictions/noop"
@@ -193,24 +194,11 @@ def eventually(condition: Callable[[], object], why: str = "") -> None:
         time.sleep(0.01)
 
 
-def an_enforcer(keys: KeyFile, audit: AuditLog, access: Access, prepare=None, settled=None) -> Enforcer:
-    return Enforcer(
-        access=access,
-        identify=keys.identify,
-        decide=decide,
-        audit=audit,
-        rotate=keys.rotate,
-        prepare=prepare,
-        settled=settled,
-        now=time.time,
-    )
-
-
 def a_door(folder: Path, specs: dict[Listener, ListenerSpec]) -> Door:
     """Return a door through which nothing is asked."""
     keys = KeyFile(folder / "other_keys.json", 3600, time.time)
     audit = AuditLog(folder / "other_audit.log", time.time)
-    return Door(specs, an_enforcer(keys, audit, Access(Mode.NONE, keys_required=True)), Limits())
+    return Door(specs, enforcing.enforcer(Access(Mode.NONE, keys_required=True), keys, audit), Limits())
 
 
 @contextlib.contextmanager
@@ -231,7 +219,7 @@ def guarded(folder: Path, *, mode: Mode = Mode.NONE, keys_required: bool = False
     async def settle(operation, status) -> None:
         settled.append((operation.action.value, status))
 
-    enforcer = an_enforcer(keys, audit, Access(mode, keys_required), prepare, settle)
+    enforcer = enforcing.enforcer(Access(mode, keys_required), keys, audit, prepare=prepare, settled=settle)
     ports = servers.free_ports(2)
     line = b"Authorization: Bearer upstream-token"
     specs = {

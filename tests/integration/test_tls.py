@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import authority
+import enforcing
 import pytest
 import servers
 import uvloop
@@ -31,8 +32,8 @@ from torchserve_guard.access import CERTIFIED, Mode
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.errors import ConfigError
 from torchserve_guard.identity import KeyFile
-from torchserve_guard.policy import Access, decide
-from torchserve_guard.proxy import Door, Enforcer, Limits, ListenerSpec, context_of
+from torchserve_guard.policy import Access
+from torchserve_guard.proxy import Door, Limits, ListenerSpec, context_of
 from torchserve_guard.renewal import Renewal
 from torchserve_guard.settings.certificates import Sources, read
 from torchserve_guard.wire import Listener
@@ -162,22 +163,7 @@ def guarded(
     keys.write()
     audit = AuditLog(folder / "audit.log", time.time)
 
-    async def prepare(operation):
-        return operation
-
-    async def settled(_operation, _status) -> None:
-        return
-
-    enforcer = Enforcer(
-        access=Access(mode, keys_required),
-        identify=keys.identify,
-        decide=decide,
-        audit=audit,
-        rotate=keys.rotate,
-        prepare=prepare,
-        settled=settled,
-        now=time.time,
-    )
+    enforcer = enforcing.enforcer(Access(mode, keys_required), keys, audit)
     ports = servers.free_ports(2)
     specs = {
         listener: ListenerSpec(f"https://127.0.0.1:{port}", f"unix:{folder / 'up.sock'}")
@@ -646,16 +632,7 @@ def test_a_closing_door_ends_handshakes(guard):
 def test_a_door_does_not_open_where_tls_is_asked_for_and_no_certificate_is_there(tmp_path):
     keys = KeyFile(tmp_path / "k", 60, time.time)
     audit = AuditLog(tmp_path / "a", time.time)
-    enforcer = Enforcer(
-        access=Access(Mode.NONE, keys_required=True),
-        identify=keys.identify,
-        decide=decide,
-        audit=audit,
-        rotate=keys.rotate,
-        prepare=None,
-        settled=None,
-        now=time.time,
-    )
+    enforcer = enforcing.enforcer(Access(Mode.NONE, keys_required=True), keys, audit)
     (port,) = servers.free_ports(1)
     spec = {Listener.INFERENCE: ListenerSpec(f"https://127.0.0.1:{port}", "unix:/nowhere")}
     with pytest.raises(ConfigError, match="without a certificate"):
