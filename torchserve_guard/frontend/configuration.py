@@ -18,6 +18,10 @@ from torchserve_guard.frontend.rundirectory import RunDirectory
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 LEAN = Path(__file__).with_name("lean.xml")
+# WorkerThread.java hands each request to its worker in Java's common pool. With two processors or fewer Java has
+# none, and starts a thread for each request instead; with more it is one smaller than the processors, and as many
+# workers that do not read hold up every model. See docs/adr/0018.
+WRITERS = "-Djava.util.concurrent.ForkJoinPool.common.parallelism=256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,7 @@ def command(launch: Launch) -> tuple[str, ...]:
         # No file in /tmp/hsperfdata_USER; nobody loads an agent into the JVM that holds the keys.
         "-XX:-UsePerfData",
         "-XX:+DisableAttachMechanism",
+        WRITERS,
         *launch.extra_arguments,
         "-cp",
         _class_path(launch),
