@@ -13,6 +13,7 @@ from torchserve_guard.frontend import (
     Launch,
     RunDirectory,
     build_environment,
+    class_archive,
     find_java,
     find_torchserve,
     installed,
@@ -60,7 +61,10 @@ def launch_of(
         passed_on=settings.passthrough,
         jvm_arguments=settings.jvm_arguments,
         frontend_log=settings.frontend_log,
-        extra_arguments=_collector(settings.jvm_arguments, len(os.sched_getaffinity(0))),
+        extra_arguments=(
+            *collector(settings.jvm_arguments, len(os.sched_getaffinity(0))),
+            *class_archive.using(java, torchserve.jars, class_archive.folder()),
+        ),
     )
 
 
@@ -75,7 +79,7 @@ def take_turns(processors: int) -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _collector(chosen: tuple[str, ...], processors: int) -> tuple[str, ...]:
+def collector(chosen: tuple[str, ...], processors: int) -> tuple[str, ...]:
     """Return the garbage collector for a small machine, unless the user chose one.
 
     Java takes two processors for a server and gives it G1, whose threads then compete with the workers; see

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from torchserve_guard import __version__
-from torchserve_guard.cli import check, config, control, inspect, lines, manifest, shim, start
+from torchserve_guard.cli import check, config, control, inspect, lines, manifest, prepare, shim, start
 from torchserve_guard.cli.narrowing import narrowed
 from torchserve_guard.errors import GuardError
 
@@ -29,6 +29,7 @@ app.command("check")(check.check)
 app.command("status")(control.status)
 app.command("stop")(control.stop)
 app.command("shim")(shim.shim)
+app.command("prepare")(prepare.prepare)
 app.command("inspect")(inspect.inspect)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(config.app, name="config")

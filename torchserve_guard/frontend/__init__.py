@@ -5,6 +5,7 @@ is the guard's own child in a private run directory, reads a file that the guard
 there, and leaves with the guard, however that goes.
 """
 
+from torchserve_guard.frontend import class_archive
 from torchserve_guard.frontend.configuration import PASSED_ON, PINNED, Launch, render
 from torchserve_guard.frontend.environment import build_environment, path_candidates
 from torchserve_guard.frontend.java import Java, find_java
@@ -27,6 +28,7 @@ __all__ = [
     "TorchServe",
     "UpstreamKeys",
     "build_environment",
+    "class_archive",
     "find_java",
     "find_torchserve",
     "installed",

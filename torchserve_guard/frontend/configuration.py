@@ -196,6 +196,8 @@ def command(launch: Launch) -> tuple[str, ...]:
         "-XX:-UsePerfData",
         "-XX:+DisableAttachMechanism",
         WRITERS,
+        # No beans for whoever could attach; building them is a tenth of the start.
+        "-Dlog4j2.disableJmx=true",
         *launch.extra_arguments,
         "-cp",
         _class_path(launch),

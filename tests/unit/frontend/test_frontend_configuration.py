@@ -180,7 +180,7 @@ def test_an_empty_class_path_is_refused():
 def test_stock_logging_is_torchserves_own_and_a_path_is_the_users():
     assert log_configuration("stock") is None
     assert log_configuration("/etc/log4j2.xml") == Path("/etc/log4j2.xml")
-    assert not any("log4j" in word for word in command(replace(LAUNCH, frontend_log="stock")))
+    assert not any("log4j.conf" in word for word in command(replace(LAUNCH, frontend_log="stock")))
 
 
 READER = """
