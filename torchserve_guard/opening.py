@@ -23,8 +23,8 @@ from torchserve_guard.porters.desk import Desk
 from torchserve_guard.porters.lodge import Lodge
 from torchserve_guard.porters.orders import Logbook, Material, Post
 from torchserve_guard.proxy import Enforcer, Limits, ListenerSpec
-from torchserve_guard.proxy.server import bind
 from torchserve_guard.proxy.turns import Turns
+from torchserve_guard.proxy.vacancy import bind
 from torchserve_guard.settings import Profile, Settings, Tls
 from torchserve_guard.wire import Listener
 

@@ -24,6 +24,7 @@ from torchserve_guard.proxy import verify_available
 from torchserve_guard.proxy.grpc_address import verify_grpc_available
 from torchserve_guard.settings import Settings
 from torchserve_guard.wire import Listener
+from torchserve_guard.workers import Interpreter
 
 FINDINGS = 3
 NOT_FOR_OTHERS = 0o007  # who may connect to a unix listener is who may write to it (hazard H56)
@@ -46,11 +47,13 @@ def start(
     progress: Progress,
     opened: Callable[[], None] = lambda: None,
     *,
+    interpreter: Interpreter | None = None,
     allow_rollback: bool = False,
 ) -> int:
     """Guard a TorchServe until it is told to stop; return the exit code. Raises `GuardError`.
 
-    `opened` is called when the door is open. `allow_rollback` takes a manifest older than the last one started.
+    `opened` is called when the door is open. `interpreter` is the workers', if it is under way already.
+    `allow_rollback` takes a manifest older than the last one started.
     """
     # Held back until it can be put on record; then as good as an interrupt from the keyboard.
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
@@ -60,7 +63,8 @@ def start(
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
             with _refusals_recorded(log):
-                return _started(settings, record, log, say, progress, opened=opened, allow_rollback=allow_rollback)
+                checked = _checked(settings, log, say, progress, interpreter, allow_rollback=allow_rollback)
+                return FINDINGS if checked is None else _served(settings, checked, record, log, say, opened=opened)
         except KeyboardInterrupt:
             # Asked to stop before TorchServe was launched; from then on the guard itself listens to signals.
             log.event("stop", reason="asked before TorchServe was launched")
@@ -68,29 +72,42 @@ def start(
             return 0
 
 
-def _started(
+def _checked(
     settings: Settings,
-    record: Path,
     log: AuditLog,
     say: Say,
     progress: Progress,
+    interpreter: Interpreter | None,
     *,
-    opened: Callable[[], None],
     allow_rollback: bool,
-) -> int:
+) -> Preflight | None:
+    """Return what may be started, on record; None when findings forbid it."""
     verify_available({Listener(name): str(address) for name, address in settings.listeners.items()})
     verify_grpc_available(_hosts(settings))
-    store = archives.Store(settings.state_dir / "store")
-    checked = preflight(settings, store, datetime.now(UTC), progress, allow_rollback=allow_rollback)
+    store = _store(settings)
+    with interpreter or Interpreter(os.environ) as asked:
+        now = datetime.now(UTC)
+        checked = preflight(settings, store, now, progress, allow_rollback=allow_rollback, interpreter=asked)
     progress.finish()
     if not _accepted(settings, checked, log, say):
-        return FINDINGS
+        return None
     _record_authorization(checked, log)
     for one in checked.arrivals:
         log.event("fetched", archive=one.archive, origin=one.origin, sha256=one.sha256, size=one.size)
     _tidy(store, checked, log)
+    return checked
+
+
+def _served(
+    settings: Settings, checked: Preflight, record: Path, log: AuditLog, say: Say, *, opened: Callable[[], None]
+) -> int:
     take_turns(len(os.sched_getaffinity(0)))
+    store = _store(settings)
     return uvloop.run(Guard(settings, store, checked.models, log, record, say, opened, checked.authorization).serve())
+
+
+def _store(settings: Settings) -> archives.Store:
+    return archives.Store(settings.state_dir / "store")
 
 
 def _hosts(settings: Settings) -> dict[Listener, tuple[str, int]]:

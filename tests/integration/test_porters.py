@@ -30,7 +30,7 @@ from torchserve_guard.porters.lodge import Lodge
 from torchserve_guard.porters.orders import Material, Post
 from torchserve_guard.porters.porting import Pace
 from torchserve_guard.proxy import Limits, ListenerSpec
-from torchserve_guard.proxy.server import bind
+from torchserve_guard.proxy.vacancy import bind
 from torchserve_guard.wire import Listener
 
 PATIENCE = 30.0

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from torchserve_guard.errors import GuardError
-from torchserve_guard.guard import _first
+from torchserve_guard.serving import _first
 
 
 async def never() -> int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
-from torchserve_guard.archives import mar, texts, yaml_document
+from torchserve_guard.archives import mar, texts
 from torchserve_guard.archives.document import Malformed
 from torchserve_guard.archives.store import Staged
 from torchserve_guard.findings import Finding, Location, Severity
@@ -125,12 +125,16 @@ def check(staged: Staged) -> list[Finding]:
     member = mar.about(texts.read(staged, mar.MANIFEST), staged.name).config_file
     if member is None:
         return []
+    from torchserve_guard.archives import yaml_document  # noqa: PLC0415 - heavy, and few archives have one
+
     data = texts.read(staged, member, yaml_document.LARGEST + 1)
     return findings(data, member, staged.name, staged.digest)
 
 
 def findings(data: bytes, member: str, subject: str, digest: str) -> list[Finding]:
     """Return what is to be said of this member of a subject, in the order of its lines."""
+    from torchserve_guard.archives import yaml_document  # noqa: PLC0415
+
     try:
         document = yaml_document.parse(data)
     except Malformed as error:
@@ -150,6 +154,8 @@ def findings(data: bytes, member: str, subject: str, digest: str) -> list[Findin
 
 def stated(data: bytes) -> Mapping[str, Any] | None:
     """Return all keys with their values, or None when the file cannot be read."""
+    from torchserve_guard.archives import yaml_document  # noqa: PLC0415
+
     try:
         return yaml_document.parse(data).value
     except Malformed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 
 from torchserve_guard.cli import lines, options
 from torchserve_guard.cli.progress import Progress
+from torchserve_guard.workers import Interpreter
 
 if TYPE_CHECKING:
     from torchserve_guard.settings import Settings
@@ -31,10 +33,17 @@ def start(
     3 findings at or above `guard.fail_on`; 4 an archive is not what the manifest promises; 5 TorchServe
     did not start, or died; 6 the audit log cannot be written.
     """
-    from torchserve_guard import run  # noqa: PLC0415 - what serving needs is imported when it serves
+    with Interpreter(os.environ) as interpreter, Progress(sys.stderr) as progress:
+        from torchserve_guard import run  # noqa: PLC0415 - what serving needs; meanwhile the interpreter starts
 
-    with Progress(sys.stderr) as progress:
-        code = run.start(settings, say=_say, progress=progress, opened=_opened, allow_rollback=allow_rollback)
+        code = run.start(
+            settings,
+            say=_say,
+            progress=progress,
+            opened=_opened,
+            interpreter=interpreter,
+            allow_rollback=allow_rollback,
+        )
     raise typer.Exit(code)
 
 

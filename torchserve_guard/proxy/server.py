@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +24,9 @@ from torchserve_guard.proxy.tls import Context, Handshake, Handshakes
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.proxy.turnstile import Share, Turnstile
 from torchserve_guard.proxy.upstream import Upstream
-from torchserve_guard.settings.ports import holder
+from torchserve_guard.proxy.vacancy import BACKLOG, taken, verify_free
 from torchserve_guard.wire import Listener
 
-_BACKLOG = 1024
 _SWEEP_S = 1.0
 _LAST_WORDS_S = 2.0
 
@@ -125,11 +122,11 @@ class Door:
             accepting = self._accepting(address, passage, loop)
             self._servers += [Turnstile(bound, accepting, self._share, loop) for bound in self._bound[address]]
             return
-        _verify_free(passage.listener, address)
+        verify_free(passage.listener, address)
         try:
-            server = await address.listen(loop, self._accepting(address, passage, loop), _BACKLOG)
+            server = await address.listen(loop, self._accepting(address, passage, loop), BACKLOG)
         except OSError as error:
-            raise _taken(passage.listener, address, error) from error
+            raise taken(passage.listener, address, error) from error
         self._servers.append(server)
         self._remember(address)
 
@@ -231,51 +228,3 @@ def _way(listener: Listener, spec: ListenerSpec, limits: Limits) -> Way:
     lines = [b"Host: localhost", *([spec.token_line] if spec.token_line else [])]
     credentials = b"".join(line + b"\r\n" for line in lines)
     return Way(listener, Upstream(Address.parse(spec.upstream), limits), credentials, RequestReader(listener, limits))
-
-
-def bind(listener: Listener, text: str) -> tuple[socket.socket, ...]:
-    """Return sockets that listen at an address, for several processes to accept from. Raises `ConfigError`."""
-    address = Address.parse(text)
-    _verify_free(listener, address)
-    try:
-        return address.bind(_BACKLOG)
-    except OSError as error:
-        raise _taken(listener, address, error) from error
-
-
-def verify_available(listeners: Mapping[Listener, str]) -> None:
-    """Return if every address can be listened on now; raise one `ConfigError` that names those that cannot.
-
-    A door opens long after a start began: better told at once.
-    """
-    complaints: list[str] = []
-    for listener, text in listeners.items():
-        address = Address.parse(text)
-        try:
-            _verify_free(listener, address)
-            address.try_out()
-        except OSError as error:
-            complaints += _taken(listener, address, error).complaints
-        except ConfigError as error:
-            complaints += error.complaints
-    if complaints:
-        raise ConfigError.of(complaints)
-
-
-def _taken(listener: Listener, address: Address, error: OSError) -> ConfigError:
-    held = holder(address.port) if error.errno == errno.EADDRINUSE and address.port else None
-    return ConfigError(
-        f"{listener.value}_address `{address}`: cannot listen there ({error.strerror or error}"
-        f"{f': {held} does' if held is not None else ''}); "
-        "free the address or configure another"
-    )
-
-
-def _verify_free(listener: Listener, address: Address) -> None:
-    """Return if nothing but an old socket is at the path: what else is there is not ours to delete (hazard H45)."""
-    if address.path is None or not os.path.lexists(address.path):
-        return
-    if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
-        raise ConfigError(
-            f"{listener.value}_address `{address}`: something else is at this path; remove it or configure another"
-        )

@@ -30,7 +30,9 @@ class Interpreter:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start it; one that cannot be started answers nothing."""
+        """Start it, unless it is under way; one that cannot be started answers nothing."""
+        if self._process is not None:
+            return self
         command = [self._path, "-P", "-X", "utf8", str(PROBE)]
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         with suppress(OSError):
@@ -46,6 +48,7 @@ class Interpreter:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
+            self._process = None
 
     def ask(self, codes: tuple[questions.Code, ...]) -> questions.Answers | None:
         """Return the answers; None when there are none, in time and in form."""
