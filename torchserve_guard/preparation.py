@@ -40,20 +40,18 @@ MANIFEST = {
     "archiverVersion": "0.12.0",
 }
 READY_WITHIN = 120.0
-WRITTEN_WITHIN = 60.0
+GONE_WITHIN = 30.0
 ANSWERED_WITHIN = 10.0
 REQUESTS = 20
 
 
-def prepare(environment: Mapping[str, str], place: Path, say: Callable[[str], None]) -> Path | None:
-    """Write the class archive into `place`; return its path, or None if this Java cannot keep one.
+def prepare(environment: Mapping[str, str], place: Path, say: Callable[[str], None]) -> Path:
+    """Write the class archive into `place`; return its path. One that is there already, and whole, stays as it is.
 
-    TorchServe is started with a model that does nothing, asked a few times, and ended. One that is there already
-    stays as it is. Raises `FrontendError` when TorchServe does not start or the archive cannot be written.
+    TorchServe is started with a model that does nothing, asked a few times, and ended. Raises `FrontendError` when it
+    does not start, or the archive cannot be written.
     """
     java, torchserve = find_java(environment), find_torchserve(installed())
-    if not class_archive.can_be_made(java):
-        return None
     verify_workers()
     found = class_archive.find(java, torchserve.jars, place)
     if found is not None:
@@ -61,7 +59,9 @@ def prepare(environment: Mapping[str, str], place: Path, say: Callable[[str], No
     say("TorchServe is started once for its classes; this takes some seconds")
     made = place / f".{os.getpid()}.jsa"
     with _scratch() as root, Path(os.devnull).open("wb") as nowhere, _written(made):
-        asyncio.run(_run(_launch(java, torchserve, root, made, environment), nowhere.fileno()))
+        names = root / "classes"
+        asyncio.run(_run(_launch(java, torchserve, root, names, environment), nowhere.fileno()))
+        class_archive.dump(java, torchserve.jars, names, made)
         class_archive.keep(made, class_archive.stem_of(java, torchserve.jars))
     found = class_archive.find(java, torchserve.jars, place)
     if found is None:
@@ -69,7 +69,7 @@ def prepare(environment: Mapping[str, str], place: Path, say: Callable[[str], No
     return found
 
 
-def _launch(java: Java, torchserve: TorchServe, root: Path, made: Path, environment: Mapping[str, str]) -> Launch:
+def _launch(java: Java, torchserve: TorchServe, root: Path, names: Path, environment: Mapping[str, str]) -> Launch:
     interpreter, run, store, logs = Path(sys.executable), RunDirectory(root / "ts"), root / "models", root / "logs"
     model = store / MODEL.name
     (model / "MAR-INF").mkdir(parents=True)
@@ -96,12 +96,12 @@ def _launch(java: Java, torchserve: TorchServe, root: Path, made: Path, environm
         models=((MODEL.name, MODEL.name),),
         tokens=torchserve.tokens,
         passed_on={"default_workers_per_model": "1"},
-        extra_arguments=(*collector((), len(os.sched_getaffinity(0))), *class_archive.making(made)),
+        extra_arguments=(*collector((), len(os.sched_getaffinity(0))), *class_archive.listing(names)),
     )
 
 
 async def _run(launch: Launch, sink: int) -> None:
-    async with Frontend(launch, stdout=sink, stderr=sink, grace=WRITTEN_WITHIN) as frontend:
+    async with Frontend(launch, stdout=sink, stderr=sink, grace=GONE_WITHIN) as frontend:
         await frontend.ready((MODEL,), READY_WITHIN)
         key = frontend.keys.inference if frontend.keys is not None else ""
         for target in (*[f"/predictions/{MODEL.name}"] * REQUESTS, "/ping"):

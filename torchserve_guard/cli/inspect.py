@@ -38,7 +38,7 @@ def inspect(
 
     path = Path(os.path.abspath(archive))  # noqa: PTH100 - links are to be seen, not resolved
     with tempfile.TemporaryDirectory(prefix="tsguard-inspect-") as folder, Progress(sys.stderr) as progress:
-        store = archives.Store(Path(folder) / "store")
+        store = archives.Store(Path(folder) / "store", believing=False)
         try:
             found = inspection.inspect(path, store, progress)
         finally:

@@ -1,6 +1,6 @@
 """The class archive: TorchServe's classes as Java reads them into memory, so that its JVM starts in half the time.
 
-Java's class data sharing (JEP 350; since Java 13). The file is mapped into the JVM that holds TorchServe's keys, and
+Java's class data sharing (JEP 310; since Java 10). The file is mapped into the JVM that holds TorchServe's keys, and
 one that is torn ends it (SIGBUS). So it lies with the installation, is written by who installs, is believed only where
 nobody else may write, and is hashed before each use; it is never made or changed by a guard that serves. Java itself
 passes over one that was made by another Java or from other jars.
@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
+from torchserve_guard.errors import FrontendError
 from torchserve_guard.frontend.java import Java
 from torchserve_guard.frontend.rundirectory import trusted
 
-SINCE = 13
 NAMED = 16  # hexadecimal digits
+WRITTEN_WITHIN = 120.0
 
 
 def folder() -> Path:
     """Return where class archives lie: in the environment that the guard and TorchServe are installed in."""
     return Path(sys.prefix) / "share" / "torchserve_guard"
-
-
-def can_be_made(java: Java) -> bool:
-    """Whether this Java keeps classes in an archive of one's own."""
-    numbers = re.match(r"\d+", java.version)
-    return numbers is not None and int(numbers[0]) >= SINCE
 
 
 def stem_of(java: Java, jars: tuple[Path, ...]) -> str:
@@ -44,15 +39,28 @@ def stem_of(java: Java, jars: tuple[Path, ...]) -> str:
 
 def find(java: Java, jars: tuple[Path, ...], place: Path) -> Path | None:
     """Return the archive in `place` that is whole, and that only root and this user could have written."""
-    if not can_be_made(java):
-        return None
     found = sorted(place.glob(f"{stem_of(java, jars)}-*.jsa"))
     return next((path for path in found if _is_ours(path) and path.name == _name(path.name.split("-")[1], path)), None)
 
 
-def making(path: Path) -> tuple[str, ...]:
-    """Return what tells a JVM to write its classes to `path` as it ends."""
-    return (f"-XX:ArchiveClassesAtExit={path}",)
+def listing(path: Path) -> tuple[str, ...]:
+    """Return what tells a JVM to write the names of the classes that it loads to `path`."""
+    return ("-Xshare:off", f"-XX:DumpLoadedClassList={path}")
+
+
+def dump(java: Java, jars: tuple[Path, ...], names: Path, made: Path) -> None:
+    """Have Java write the classes of these names to `made`. Raises `FrontendError`."""
+    files = (f"-XX:SharedClassListFile={names}", f"-XX:SharedArchiveFile={made}")
+    command = [str(java.path), "-Xshare:dump", *files, "-cp", ":".join(map(str, jars))]
+    try:
+        done = subprocess.run(
+            command, cwd=names.parent, env={}, capture_output=True, timeout=WRITTEN_WITHIN, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FrontendError(f"java: `{java.path}` does not write its classes: {error}") from error
+    if done.returncode or not made.exists():
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise FrontendError(f"java: `{java.path}` does not write its classes: {said[-1] if said else done.returncode}")
 
 
 def using(java: Java, jars: tuple[Path, ...], place: Path) -> tuple[str, ...]:

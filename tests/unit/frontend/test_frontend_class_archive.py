@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from torchserve_guard.errors import FrontendError
 from torchserve_guard.frontend import class_archive
 from torchserve_guard.frontend.java import Java
 
@@ -64,12 +65,12 @@ def test_an_archive_that_is_not_whole_is_not_used(place, jar, content):
     assert class_archive.using(JAVA, (jar,), place) == ()
 
 
-@pytest.mark.parametrize("version", ["11.0.2", "12", "1.8.0_302", "unknown"])
-def test_a_java_that_keeps_no_classes_is_handed_none(place, jar, version):
-    old = Java(JAVA.path, version)
-    (place / "made").write_bytes(b"x")
-    class_archive.keep(place / "made", class_archive.stem_of(old, (jar,)))
-    assert class_archive.using(old, (jar,), place) == ()
+def test_a_java_that_writes_no_classes_is_an_error_with_its_words(tmp_path, jar):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 1\n")
+    java.chmod(0o755)
+    with pytest.raises(FrontendError, match="does not write its classes: no such option"):
+        class_archive.dump(Java(java, "17"), (jar,), tmp_path / "names", tmp_path / "made")
 
 
 @pytest.mark.parametrize("mode", [0o464, 0o446])
