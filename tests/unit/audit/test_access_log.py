@@ -60,6 +60,20 @@ def test_a_thread_writes_and_the_end_writes_the_rest(tmp_path, monkeypatch):
     assert ids(log.path) == ["r1", "r2"]
 
 
+def test_what_is_much_is_written_before_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(access_log, "WRITE_EVERY_S", 3600)
+    monkeypatch.setattr(access_log, "WRITE_AT", 10_000)
+    log = AccessLog(tmp_path / "access.log")
+    log.start()
+    for number in range(10 * access_log._AT_ONCE):
+        log.note(note(number))
+    deadline = threading.Event()
+    while log.path.stat().st_size < 10_000:
+        deadline.wait(0.01)
+    log.close()
+    assert ids(log.path) == [f"r{number}" for number in range(10 * access_log._AT_ONCE)]
+
+
 def test_a_note_that_no_line_can_be_made_of_keeps_nobody_from_the_log(make):
     log = make()
     for number in range(access_log._AT_ONCE - 1):
