@@ -37,6 +37,12 @@ class Host:
         self.behaviours[path] = behaviour
         return self.url(path)
 
+    def forget(self) -> None:
+        """Have nothing, do nothing else, and know of nothing that was asked."""
+        self.files.clear()
+        self.behaviours.clear()
+        self.asked.clear()
+
     def url(self, path: str) -> str:
         return f"https://127.0.0.1:{self.port}{path}"
 

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+import subprocess
 import threading
 from urllib.parse import quote
 
+import buckets
+import environments
 import grpc
 import messages
 import origins
@@ -140,3 +143,56 @@ def test_the_secret_of_an_address_is_nowhere_but_in_the_users_own_file(remote, s
     files = [path for path in remote.folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any(path.name == "config.properties" and path != remote.config for path in files)
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == [remote.config]
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucketed(request, archives):
+    """A guard whose archives lie in a bucket, and the bucket; the clients are in an environment beside this one."""
+    python = environments.made("buckets", buckets.PACKAGES, ours_too=True)
+    show = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    clients = subprocess.run([str(python), "-c", show], capture_output=True, text=True, check=True).stdout.strip()
+    with servers.folder("tsg-b-") as folder, buckets.store(request.param, python) as bucket:
+        built, store = folder / "built", folder / "store"
+        built.mkdir()
+        store.mkdir()
+        for name in ("noop.mar", "doubled.mar", "pair.mar"):
+            shutil.copy(archives / name, built / name)
+            bucket.has(f"a/{name}", (built / name).read_bytes())
+        servers.manifest(built)
+        bucket.has("a/pair.mar", (archives / "slow.mar").read_bytes())
+        settings = {
+            "load_models": f"{request.param}://models/a/noop.mar",
+            "allowed_urls": f"{request.param}://models/a/.*",
+            "guard.fetch_networks": "127.0.0.1",
+            "guard.manifest": str(built / "tsguard-manifest.json"),
+            "model-control-mode": "explicit",
+        }
+        variables = {**bucket.variables, "PYTHONPATH": clients}
+        server = servers.Guarded(folder / "g", store, settings, environment=variables)
+        with servers.serving(server):
+            yield server, bucket
+
+
+def test_archives_in_a_bucket_are_fetched_verified_and_served(bucketed):
+    server, bucket = bucketed
+    assert server.ask("POST", "/predictions/noop", b"x").body == b"x"
+    answer = register(server, f"{bucket.scheme}://models/a/doubled.mar")
+    assert answer.status == 200, answer.body
+    assert json.loads(doubled(server)) == [3.0, 5.0, 7.0, 9.0]
+    assert list((server.state / "quarantine").iterdir()) == []
+    for name, status in (("pair", 403), ("slow", 403), ("none/pair", 503)):
+        assert register(server, f"{bucket.scheme}://models/a/{name}.mar").status == status
+    events = [entry for entry in server.audit() if entry["event"] in {"fetched", "verified"}]
+    assert [(one["event"], one["archive"], one["origin"]) for one in events][:2] == [
+        ("fetched", "noop.mar", f"{bucket.scheme}://models/a/noop.mar"),
+        ("verified", "doubled.mar", f"{bucket.scheme}://models/a/doubled.mar"),
+    ]
+
+
+def test_credentials_of_a_bucket_are_nowhere(bucketed):
+    server, _ = bucketed
+    told = json.dumps(server.status()) + server.output()
+    secrets = (buckets.KEY, buckets.SECRET)
+    assert not any(secret in told for secret in secrets)
+    files = [path for path in server.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in files if any(secret.encode() in path.read_bytes() for secret in secrets)]

@@ -26,25 +26,11 @@ from torchserve_guard.errors import ConfigError, GuardError, VerificationError
 from torchserve_guard.origin import Scheme
 from torchserve_guard.terms import Proxy, Terms
 
+pytestmark = pytest.mark.usefixtures("forgotten")
 DATA = os.urandom(1 << 20)
 HALF = len(DATA) // 2
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 ANYWHERE = (re.compile(".*"),)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    with origins.host(tmp_path_factory.mktemp("host")) as serving:
-        yield serving
-
-
-@pytest.fixture(autouse=True)
-def forgotten(site):
-    """What a test told the host is forgotten."""
-    yield
-    site.files.clear()
-    site.behaviours.clear()
-    site.asked.clear()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-import origins
 import pytest
 import servers
 from corpus.archives import GOOD, Entry, archive
@@ -27,6 +26,7 @@ from torchserve_guard.registration import Registration
 from torchserve_guard.settings import Flags, Surroundings, load
 from torchserve_guard.wire import Listener, classify
 
+pytestmark = pytest.mark.usefixtures("forgotten")
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ONE, TWO = archive(*GOOD), archive(*GOOD, Entry("more.txt", b"more"))
 
@@ -37,20 +37,6 @@ LISTENERS = ("inference", "management", "metrics")
 
 def variables(place) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(place)}
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    with origins.host(tmp_path_factory.mktemp("host")) as serving:
-        yield serving
-
-
-@pytest.fixture(autouse=True)
-def forgotten(site):
-    yield
-    site.files.clear()
-    site.behaviours.clear()
-    site.asked.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1,18 +1,22 @@
 """Archives in buckets, with fsspec's own file systems in the place of a service."""
 
+import contextlib
 import hashlib
 import re
+import socket
+import threading
 import time
 
 import pytest
 
 from torchserve_guard import origin
 from torchserve_guard.archives import MemberEntry, SubjectEntry
+from torchserve_guard.archives.remote import bucket as reading
 from torchserve_guard.archives.remote import objects
 from torchserve_guard.archives.remote.failure import Unfetched
 from torchserve_guard.archives.remote.fetching import fetched
 from torchserve_guard.archives.remote.quarantine import Quarantine
-from torchserve_guard.errors import ConfigError, VerificationError
+from torchserve_guard.errors import VerificationError
 from torchserve_guard.origin import Scheme
 from torchserve_guard.terms import Terms
 
@@ -24,7 +28,8 @@ WHERE = origin.parse("s3://models/a/m.mar")
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(objects, "PIECE", 10_000)
+    monkeypatch.setattr(reading, "SMALLEST", 10_000)
+    monkeypatch.setattr(reading, "LARGEST", 10_000)
 
 
 @pytest.fixture
@@ -42,8 +47,28 @@ def listed(data: bytes = DATA, **more) -> SubjectEntry:
     return SubjectEntry(**{**known, "members": (member,), **more})
 
 
+def tell(bucket, order, guard):
+    teller = reading.Teller(guard)
+    with guard, contextlib.suppress(OSError):
+        teller.tell({"ready": True})
+        try:
+            reading.read(bucket, order, teller)
+        except (ConnectionError, FileNotFoundError, ValueError) as error:
+            teller.tell({"failed": f"{type(error).__name__}: {error}"})
+
+
 def fetch(bucket, place, subject=None, terms=TERMS):
-    transfers = {Scheme.S3: lambda errand: objects.transfer(errand, bucket)}
+    @contextlib.contextmanager
+    def begun(order):
+        """Read as the process does, in a thread."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            thread = threading.Thread(target=tell, args=(bucket, order, theirs))
+            thread.start()
+            yield ours
+        thread.join(30)
+
+    transfers = {Scheme.S3: lambda errand: objects.transfer(errand, begun)}
     with fetched(WHERE, subject or listed(), terms, Quarantine(place, time.time()), transfers=transfers) as path:
         return path.read_bytes()
 
@@ -56,9 +81,6 @@ class Watched:
 
     def info(self, path):
         return self.system.info(path)
-
-    def ukey(self, path):
-        return self.system.ukey(path)
 
     def cat_file(self, path, start, end):
         self.begins.append(start)
@@ -127,14 +149,3 @@ def test_an_object_that_is_not_there_or_gives_too_little_is_not_to_be_had(bucket
 def test_a_bucket_that_is_not_allowed_is_not_looked_into(bucket, tmp_path):
     with pytest.raises(VerificationError, match="allowed_urls"):
         fetch(None, tmp_path / "q", terms=Terms(allowed=(re.compile("s3://others/.*"),)))
-
-
-def test_what_a_scheme_needs_is_named_where_it_is_not_installed():
-    pytest.importorskip("fsspec")
-    try:
-        import s3fs  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match=r"pip install torchserve-guard\[s3\]"):
-            objects.filesystem(Scheme.S3, Terms())
-    else:
-        pytest.skip("s3fs is installed")
