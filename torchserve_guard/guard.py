@@ -174,6 +174,9 @@ class Guard:
     def _record_serving(self) -> None:
         copied = [model.item.archive for model in self.models if self.settings.copied(model.item.archive)]
         more = {"private_copies": copied} if copied else {}
+        # Known again by what they were when they were last read whole; their trees were hashed as ever (adr/0020).
+        known = [model.item.archive for model in self.models if model.staged.source is archives.Proof.BELIEVED]
+        more |= {"known_again": known} if known else {}
         self.log.event("serving", models=[f"{m.item.archive}={m.staged.digest}" for m in self.models], **more)
 
     async def verify(self) -> object | None:

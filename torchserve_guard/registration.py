@@ -158,6 +158,7 @@ class Registration:
             "version": model.version,
             "sha256": model.staged.digest,
             "files": model.staged.files.value,
+            "source": model.staged.source.value,
             **({"origin": str(model.item.origin)} if model.item.origin is not None else {}),
         }
 

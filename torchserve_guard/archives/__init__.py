@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchserve_guard.archives.manifest import read as read_manifest
     from torchserve_guard.archives.manifest import render as render_manifest
     from torchserve_guard.archives.model_config import check as check_model_config
+    from torchserve_guard.archives.sighting import Proof
     from torchserve_guard.archives.signing.authority import Authorized, authorize
     from torchserve_guard.archives.signing.demand import Demand, Identity, Signer
     from torchserve_guard.archives.store import Staged, Store, code_of, model_of
@@ -34,6 +35,7 @@ _HOMES = {
     "Limits": "limits.Limits",
     "Manifest": "manifest.Manifest",
     "MemberEntry": "manifest.MemberEntry",
+    "Proof": "sighting.Proof",
     "Signer": "signing.demand.Signer",
     "Staged": "store.Staged",
     "Store": "store.Store",
@@ -67,6 +69,7 @@ __all__ = [
     "Limits",
     "Manifest",
     "MemberEntry",
+    "Proof",
     "Signer",
     "Staged",
     "Store",

@@ -24,7 +24,7 @@ from torchserve_guard.archives.sources import Source
 MOST_HANDS = 16
 """Threads that hash at once: more would wait for the memory, not for SHA-256."""
 READERS = 2
-"""Subjects that are read from the front at once: each keeps several threads busy, and some 20 MB in their queues."""
+"""Subjects that are read from the front at once: each keeps several threads busy, and some 25 MB in their queues."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

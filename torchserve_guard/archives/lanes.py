@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-_AHEAD = 8
+_AHEAD = 5
 """Calls (of about one MiB each) that may wait: the bound of memory."""
 
 Call = Callable[[], object]

@@ -53,14 +53,14 @@ class Tape:
         self._chunk = memoryview(b"")
         self.position = 0
 
-    def pieces(self, length: int) -> Iterator[memoryview]:
+    def pieces(self, length: int, largest: int = _PIECE) -> Iterator[memoryview]:
         """Yield the next `length` bytes in pieces; raise when the archive ends before."""
         while length:
             if not self._chunk:
                 self._chunk = memoryview(next(self._chunks, b""))
             if not self._chunk:
                 refuse(self._archive, None, self._ended)
-            piece = self._chunk[: min(length, _PIECE)]
+            piece = self._chunk[: min(length, largest)]
             self._chunk = self._chunk[len(piece) :]
             self.position += len(piece)
             length -= len(piece)
@@ -174,7 +174,7 @@ def _content(tape: Tape, member: Member, write: Emit, archive: str) -> None:
 
 
 def _copy(tape: Tape, member: Member, emit: Emit, _archive: str) -> None:
-    for piece in tape.pieces(member.compressed_size):
+    for piece in tape.pieces(member.compressed_size, _OUTPUT):
         emit(piece)
 
 

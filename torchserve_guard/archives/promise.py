@@ -7,12 +7,13 @@ tools), and with those of its chunks, which all cores can compute at once. What 
   same list would be a collision of SHA-256. They come from the same manifest, under the same signatures.
 - That both are of the same bytes is what `create` saw to, reading once. A manifest need not be honest about it: whoever
   writes one could give the digest of an archive that was reviewed, and the chunks of another. So chunks never bring
-  anything into the store. A first staging computes both in its one reading, refuses an archive that does not keep both,
-  and notes both in its record. Only where that record has the chunks of the manifest do chunks stand for the whole.
-- A warm start loads the staged tree, never the archive: that tree came out of bytes whose whole digest was compared,
-  and is itself compared member by member. The chunks say whether the archive beside it still is what it was.
+  anything into the store: a first staging asks for the whole and the members, and for no chunks. A later start that has
+  to read the archive again computes both in one reading, refuses an archive that does not keep both, and notes both in
+  the store's record. Only where that record has the chunks of the manifest do chunks stand for the whole.
+- What a warm start loads is the staged tree, never the archive: that tree came out of bytes whose whole digest was
+  compared, and is itself compared member by member. The archive beside it is known by its `sighting`, or by its chunks.
 - `manifest verify` has no record: it says that the archives are those whose chunks are listed. Where a manifest
-  contradicts itself, that is told by `manifest verify --whole`, and by the first start.
+  contradicts itself, that is told by `manifest verify --whole`, and by the first start that reads an archive again.
 """
 
 from __future__ import annotations

@@ -14,14 +14,15 @@ from typing import Literal
 
 from torchserve_guard.archives import mar, names, promise, tarball
 from torchserve_guard.archives.container import Table, read_table
-from torchserve_guard.archives.digests import Reckoning, digest_of
+from torchserve_guard.archives.digests import Reckoning
 from torchserve_guard.archives.lanes import Belt, Lane
 from torchserve_guard.archives.ledger import Ledger, differences
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import CHUNK, Chunks, MemberEntry, SubjectEntry
+from torchserve_guard.archives.manifest import CHUNK, MemberEntry, SubjectEntry
 from torchserve_guard.archives.passage import Sink, Tape, walk
 from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.refusal import Reason, refuse
+from torchserve_guard.archives.sighting import Look
 from torchserve_guard.archives.sources import Source, listing, open_directory, open_file, open_member
 from torchserve_guard.errors import VerificationError
 
@@ -62,56 +63,63 @@ def read_subject(
     behind: Sink | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
+    *,
+    look: Look | None = None,
 ) -> SubjectEntry:
-    """Return what is there, all of it read once; raise VerificationError if it is not what is promised."""
+    """Return what is there, all of it read once; raise VerificationError if it is not what is promised.
+
+    `look` is had at an archive before it is read, and once all of it was found to be as promised.
+    """
     kind = promised.kind if promised is not None else kind_of(path)
-    read = _read_directory if kind == "directory" else _read_archive
-    return read(path, promised, Ledger(behind), limits or Limits(), progress)
+    read = _read_directory if kind == "directory" else partial(_read_archive, look=look or Look())
+    with Lane("tsguard-write") as writing:
+        ledger = Ledger(_Laned(behind, writing) if behind is not None else None)
+        return read(path, promised, ledger, limits or Limits(), progress)
 
 
 def _read_archive(
-    path: Path, promised: SubjectEntry | None, ledger: Ledger, limits: Limits, progress: Progress | None
+    path: Path, promised: SubjectEntry | None, ledger: Ledger, limits: Limits, progress: Progress | None, *, look: Look
 ) -> SubjectEntry:
     where = str(path)
+    kind = promised.kind if promised is not None else kind_of(path)
     with open_file(path, where) as source:
-        walker = partial(_walker, promised.kind if promised is not None else kind_of(path), source, limits)
-        digest, chunks, problem = _pass(source, _chunk_of(source, promised), walker, ledger, progress)
-    if promised is not None:
-        promise.verify(where, promised, digest, source.size, problem)
-    if problem is not None:
-        raise problem
-    if promised is not None:
-        promise.verify_chunks(where, promised, chunks)
+        look.begin(source)
+        reckoning = Reckoning(_chunk_of(source) if promised is None else None)
+        problem = _pass(source, reckoning, partial(_walker, kind, source, limits), ledger, progress)
+        if promised is not None:
+            promise.verify(where, promised, reckoning.digest(), source.size, problem)
+        if problem is not None:
+            raise problem
+        look.end(source)
     entries = ledger.entries()
     mar.verify(bytes(ledger.manifest), {entry.path for entry in entries}, where)
-    return _found(path, promised, source.size, digest, entries).model_copy(update={"chunks": chunks})
+    found = _found(path, promised, source.size, reckoning.digest(), entries)
+    return found.model_copy(update={"chunks": reckoning.chunks()})
 
 
-def _chunk_of(source: Source, promised: SubjectEntry | None) -> int | None:
-    """Return the size of the chunks to look at: what the manifest has, and for a new one what we write."""
-    if promised is None:
-        return CHUNK if source.size > CHUNK else None
-    return promised.chunks.size if promised.chunks is not None else None
+def _chunk_of(source: Source) -> int | None:
+    """Return the size of the chunks of a new entry. What is promised is held against the whole: see `promise`."""
+    return CHUNK if source.size > CHUNK else None
 
 
 def _pass(
-    source: Source, chunk: int | None, walker: Callable[[], Walk], ledger: Ledger, progress: Progress | None
-) -> tuple[str, Chunks | None, VerificationError | None]:
-    """Return the digest of the whole, the chunks, and what was wrong inside, if anything; every byte is read once."""
+    source: Source, reckoning: Reckoning, walker: Callable[[], Walk], ledger: Ledger, progress: Progress | None
+) -> VerificationError | None:
+    """Reckon the archive and take it apart; return what was wrong inside, if anything. Every byte is read once."""
     belt = Belt()
     try:
         taking_apart = walker()
     except VerificationError as error:
-        return digest_of(source, progress), None, error
+        reckoning.take(source, progress)
+        return error
     problems: list[VerificationError] = []
-    reckoning = Reckoning(chunk)
     with Lane("tsguard-unpack") as unpacking:
         unpacking.give(partial(_unpack, belt, taking_apart, ledger, problems))
         try:
             reckoning.take(source, progress, belt.put)
         finally:
             belt.put(b"")
-    return reckoning.digest(), reckoning.chunks(), next(iter(problems), None)
+    return next(iter(problems), None)
 
 
 def _walker(kind: str, source: Source, limits: Limits) -> Walk:
@@ -128,8 +136,8 @@ def _unpack(belt: Belt, taking_apart: Walk, ledger: Ledger, problems: list[Verif
     """Walk the archive; take every chunk off the belt, whatever happens, so that nobody waits for ever."""
     chunks = iter(belt)
     try:
-        with Lane("tsguard-write") as writing:
-            taking_apart(chunks, _Laned(ledger, writing))
+        with Lane("tsguard-members") as hashing:
+            taking_apart(chunks, _Laned(ledger, hashing))
     except VerificationError as error:
         problems.append(error)
     finally:
@@ -152,9 +160,9 @@ def _read_directory(
     where = str(path)
     with open_directory(path, where) as root:
         paths = _files(root, where, limits)
-        with Lane("tsguard-write") as writing:
+        with Lane("tsguard-members") as hashing:
             for member in paths:
-                _copy(root, member, where, _Laned(ledger, writing), progress)
+                _copy(root, member, where, _Laned(ledger, hashing), progress)
     entries = ledger.entries()
     size = sum(entry.size for entry in entries)
     digest = hashlib.sha256(b"".join(f"{e.sha256}  {e.path}\n".encode() for e in entries)).hexdigest()

@@ -12,7 +12,8 @@ from torchserve_guard.archives.digests import Crew
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import SubjectEntry
 from torchserve_guard.archives.reading import read_subject
-from torchserve_guard.archives.sources import open_file
+from torchserve_guard.archives.sighting import Look
+from torchserve_guard.archives.sources import Source, open_file
 from torchserve_guard.errors import ConfigError, VerificationError
 
 NAME = "record.json"
@@ -34,16 +35,23 @@ def read(home: Path, subject: SubjectEntry) -> SubjectEntry:
 
 
 def verify_source(
-    source: Path, subject: SubjectEntry, found: SubjectEntry, limits: Limits | None, crew: Crew
+    source: Path, subject: SubjectEntry, found: SubjectEntry, limits: Limits | None, crew: Crew, *, look: Look
 ) -> SubjectEntry:
     """Return the record to keep if the source still is what the manifest lists; raise VerificationError."""
     if subject.kind == "directory":
         read_subject(source, subject, None, limits, crew.tell)
         return found
     with open_file(source, str(source)) as file:
-        # INVARIANT: chunks stand for the whole only where the record says that one reading gave both (see `promise`).
-        if subject.chunks is None or found.chunks == subject.chunks:
-            promise.verify_archive(file, subject, crew)
-            return found
-        promise.verify_both(file, subject, crew)
-        return found.model_copy(update={"chunks": subject.chunks})
+        look.begin(file)
+        noted = _verified(file, subject, found, crew)
+        look.end(file)
+    return noted
+
+
+def _verified(file: Source, subject: SubjectEntry, found: SubjectEntry, crew: Crew) -> SubjectEntry:
+    # INVARIANT: chunks stand for the whole only where the record says that one reading gave both (see `promise`).
+    if subject.chunks is None or found.chunks == subject.chunks:
+        promise.verify_archive(file, subject, crew)
+        return found
+    promise.verify_both(file, subject, crew)
+    return found.model_copy(update={"chunks": subject.chunks})

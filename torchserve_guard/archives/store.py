@@ -2,6 +2,7 @@
 
     ROOT/subjects/KIND-DIGEST/tree/...       what TorchServe is shown
     ROOT/subjects/KIND-DIGEST/record.json    what was staged, member by member
+    ROOT/subjects/KIND-DIGEST/seen.json      the archives that had this digest; see `sighting`
     ROOT/staging/...                         trees in the making; locked by whoever makes them
     ROOT/aside/KIND-DIGEST                   the last tree found changed, kept to be looked at
     ROOT/subjects/KIND-DIGEST/idle           for how many starts nobody asked for it
@@ -19,12 +20,13 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torchserve_guard.archives import manifest, mar, record, trees
+from torchserve_guard.archives import manifest, mar, record, sighting, trees
 from torchserve_guard.archives.copies import Copies, Files
 from torchserve_guard.archives.digests import READERS, Crew, Stopped
 from torchserve_guard.archives.lanes import Lane
@@ -32,8 +34,9 @@ from torchserve_guard.archives.leases import Lease, claimed
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.locks import DIRECTORY, locked, verify_private
 from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
-from torchserve_guard.archives.progress import Progress, expect
+from torchserve_guard.archives.progress import Progress, Share, expect
 from torchserve_guard.archives.reading import read_subject
+from torchserve_guard.archives.sighting import Look, Proof
 from torchserve_guard.archives.sources import open_directory, open_member, size_of
 from torchserve_guard.errors import GuardError, VerificationError
 
@@ -46,7 +49,10 @@ MOST_REMOVED = 8
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A subject whose verified bytes lie in the store: `tree` is what TorchServe is shown under `name`."""
+    """A subject whose verified bytes lie in the store: `tree` is what TorchServe is shown under `name`.
+
+    `source` is how the archive beside it was known to be the listed one; the tree itself was hashed in any case.
+    """
 
     name: str
     digest: str
@@ -54,6 +60,7 @@ class Staged:
     tree: Path
     members: tuple[MemberEntry, ...]
     files: Files = Files.READ_ONLY
+    source: Proof = field(default=Proof.HASHED, compare=False)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -76,10 +83,23 @@ def code_of(staged: Staged) -> tuple[str | None, str | None]:
 
 
 class Store:
-    """The store beneath a private directory, which is made if it is not there."""
+    """The store beneath a private directory, which is made if it is not there.
 
-    def __init__(self, root: Path) -> None:
+    `believing` lets a start take an archive for what it was when it was last read whole, if nothing touched it since.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        believing: bool = True,
+        clock: sighting.Clock = time.time_ns,
+        file_system: sighting.Kind = sighting.file_system,
+    ) -> None:
         self._root = root.absolute()
+        self._believing = believing
+        self._clock = clock
+        self._file_system = file_system
         self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self._root, *(self._root / name for name in ("subjects", "staging", "aside", "leases"))):
             verify_private(directory)
@@ -98,8 +118,8 @@ class Store:
     ) -> Staged:
         """Return the subject's verified tree, unpacking it unless it is here; raise VerificationError.
 
-        The source is hashed every time, and so is the tree. `progress` is told the bytes of the source, by one thread
-        at a time.
+        The tree is hashed every time, the source unless it is known again (see `sighting`). `progress` is told the
+        bytes of the source, by one thread at a time.
         """
         expect(progress, size_of(source), "verifying")
         with Crew(progress) as crew:
@@ -211,14 +231,16 @@ class Store:
 
     def _cold(self, source: Path, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged:
         """Read the source once, and give the tree that comes of it its name."""
+        look = self._look()
         with self._workshop() as work:
             tree = work / "tree"
             tree.mkdir(mode=0o700)
             with open_directory(tree, str(tree)) as root, closing(trees.TreeWriter(root)) as writer:
-                found = read_subject(source, subject, writer, limits, crew.tell)
+                found = read_subject(source, subject, writer, limits, crew.tell, look=look)
             trees.seal(tree, found.members)
             (work / record.NAME).write_bytes(manifest.render_subject(found))
             home = self._standing(subject, found, crew) or self._place(work, subject)
+        self._remember(home, subject, look)
         return _staged(subject, found, home)
 
     def _warm(self, source: Path | None, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged | None:
@@ -233,23 +255,60 @@ class Store:
             return None
         try:
             found = record.read(home, subject)
-            with Lane("tsguard-verify") as verifying:
-                verifying.give(lambda: trees.verify(home / "tree", found.members, crew))
-                noted = record.verify_source(source, subject, found, limits, crew) if source is not None else found
+            noted, proof = self._compared(source, subject, found, limits, crew)
         except trees.Drift:
             self._set_aside(home)
             return None
         if noted != found:
-            self._note(home, noted)
-        return _staged(subject, found, home)
+            self._note(home, record.NAME, manifest.render_subject(noted))
+        return _staged(subject, found, home, proof)
 
-    def _note(self, home: Path, found: SubjectEntry) -> None:
-        """Replace the record of a tree that was just compared, at once or not at all."""
+    def _compared(
+        self, source: Path | None, subject: SubjectEntry, found: SubjectEntry, limits: Limits | None, crew: Crew
+    ) -> tuple[SubjectEntry, Proof]:
+        """Compare the tree with its record, and the source with the manifest at the same time, unless it is known.
+
+        Return the record to keep, and what was done about the source; raise Drift, or VerificationError for the source.
+        """
+        home = self._home(subject)
+        if source is None:
+            trees.verify(home / "tree", found.members, crew)
+            return found, Proof.NOT_ASKED
+        if self._knows(home, subject, source):
+            share = Share(crew.tell, sum(one.size for one in found.members), size_of(source))
+            trees.verify(home / "tree", found.members, crew, share)
+            return found, Proof.BELIEVED
+        look = self._look()
+        with Lane("tsguard-verify") as verifying:
+            verifying.give(lambda: trees.verify(home / "tree", found.members, crew))
+            noted = record.verify_source(source, subject, found, limits, crew, look=look)
+        self._remember(home, subject, look)
+        return noted, Proof.HASHED
+
+    def _look(self) -> Look:
+        return Look(self._clock if self._believing else None, self._file_system)
+
+    def _knows(self, home: Path, subject: SubjectEntry, source: Path) -> bool:
+        # A directory is many files, and is hashed each time.
+        return (
+            self._believing and subject.kind != "directory" and sighting.knows(home, subject, source, self._file_system)
+        )
+
+    def _remember(self, home: Path, subject: SubjectEntry, look: Look) -> None:
+        """Note what the archive was when it was read, if that will tell whether it is touched."""
+        if look.sighting is None:
+            return
+        # Where it cannot be written, the archive is read again at the next start: that is no reason not to serve.
+        with suppress(OSError):
+            self._note(home, sighting.NAME, sighting.with_one_more(home, subject, look.sighting))
+
+    def _note(self, home: Path, name: str, data: bytes) -> None:
+        """Write a record beside a tree that was just compared, at once or not at all."""
         draft = self._root / "staging" / secrets.token_hex(16)
         with locked(self._root):
             if home.exists():
-                draft.write_bytes(manifest.render_subject(found))
-                draft.replace(home / record.NAME)
+                draft.write_bytes(data)
+                draft.replace(home / name)
 
     def _home(self, subject: SubjectEntry) -> Path:
         return self._root / "subjects" / f"{subject.kind}-{subject.sha256}"
@@ -331,5 +390,5 @@ def _key(source: Path, subject: SubjectEntry) -> tuple[Path, str, str]:
     return source, subject.name, subject.sha256
 
 
-def _staged(subject: SubjectEntry, found: SubjectEntry, home: Path) -> Staged:
-    return Staged(subject.name, found.sha256, found.size or 0, home / "tree", found.members)
+def _staged(subject: SubjectEntry, found: SubjectEntry, home: Path, proof: Proof = Proof.HASHED) -> Staged:
+    return Staged(subject.name, found.sha256, found.size or 0, home / "tree", found.members, source=proof)

@@ -16,6 +16,7 @@ from torchserve_guard.archives.digests import Crew, digest_of, gathered
 from torchserve_guard.archives.locks import abandoned
 from torchserve_guard.archives.manifest import MemberEntry
 from torchserve_guard.archives.names import MARKER, parents
+from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.sources import listing, open_directory, open_member
 from torchserve_guard.errors import GuardError, VerificationError
 
@@ -92,24 +93,29 @@ def marker_of(members: Iterable[MemberEntry]) -> str | None:
     return MARKER if len(tops) == 1 and next(iter(tops))[1] else None
 
 
-def verify(tree: Path, members: tuple[MemberEntry, ...], crew: Crew) -> None:
-    """Return if the tree holds exactly these members, untouched; raise `Drift` with the first difference."""
+def verify(tree: Path, members: tuple[MemberEntry, ...], crew: Crew, tell: Progress | None = None) -> None:
+    """Return if the tree holds exactly these members, untouched; raise `Drift` with the first difference.
+
+    `tell` is told the bytes of the tree, by several threads.
+    """
     where = str(tree)
     try:
         with open_directory(tree, where) as root:
             _verify_shape(root, members, where)
-            verify_contents(root, members, where, crew)
+            verify_contents(root, members, where, crew, tell)
     except VerificationError as error:
         raise Drift(str(error)) from error
 
 
-def verify_contents(root: int, members: tuple[MemberEntry, ...], where: str, crew: Crew) -> None:
+def verify_contents(
+    root: int, members: tuple[MemberEntry, ...], where: str, crew: Crew, tell: Progress | None = None
+) -> None:
     """Return if the files of a tree have these digests; on all cores, the largest first. Raise `Drift`."""
     files = sorted((member for member in members if not member.path.endswith("/")), key=lambda member: -member.size)
 
     def verify_one(member: MemberEntry) -> None:
         with open_member(root, member.path, where) as source:
-            if source.size != member.size or digest_of(source, crew.heed) != member.sha256:
+            if source.size != member.size or digest_of(source, tell or crew.heed) != member.sha256:
                 raise Drift(f"{where}!{member.path}: was changed in the staged tree")
 
     gathered([crew.submit(verify_one, member) for member in files])
