@@ -1,25 +1,25 @@
 """Raw requests against a real TorchServe in mode none: nothing changes, and what goes upstream is what the guard said.
 
+Once with three ports, once with one for all three listeners.
 `TSGUARD_FUZZ_REQUESTS=200000 TSGUARD_FUZZ_SEED=1 scripts/test tests/e2e/test_differential.py -s` is the long run.
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import time
 from urllib.parse import unquote
 
-import psutil
 import pytest
 import servers
 import tap
 from fuzz import raw_requests
+from fuzz.witness import QUIET, access_log, state, told
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(6 * 3600)]
 
-REQUESTS = int(os.environ.get("TSGUARD_FUZZ_REQUESTS", "3000"))
+REQUESTS = int(os.environ.get("TSGUARD_FUZZ_REQUESTS", "1500"))
 SEED = int(os.environ.get("TSGUARD_FUZZ_SEED", "20261123"))
 BATCH = 1000
 AT_ONCE = 64
@@ -65,35 +65,27 @@ NOT_PASSED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def watched(listed):
+class OnePort(servers.Guarded):
+    """A guard whose three listeners share the port of inference."""
+
+    def properties(self):
+        self.management = self.metrics = self.inference
+        return super().properties()
+
+
+@pytest.fixture(scope="module", params=[servers.Guarded, OnePort], ids=["three-ports", "one-port"])
+def watched(request, listed):
     """A guard in mode none with a tap on each of TorchServe's sockets."""
     with servers.folder("tsg-d-") as folder, contextlib.ExitStack() as stack:
         settings = {
+            **QUIET,
             "load_models": "noop.mar,noop_v2.mar,mirror.mar",
             "guard.runtime_dir": str(folder / "run"),
             "guard.access_log_size": str(1 << 40),
         }
-        server = stack.enter_context(servers.serving(servers.Guarded(folder, listed, settings)))
+        server = stack.enter_context(servers.serving(request.param(folder, listed, settings)))
         sockets = {name: next((folder / "run").rglob(f"{name}.sock")) for name in raw_requests.LISTENERS}
         yield server, {name: stack.enter_context(tap.Tap(path)) for name, path in sockets.items()}
-
-
-def state(server: servers.Server) -> dict[str, object]:
-    """Every model with its versions, workers and default, and TorchServe's processes."""
-    names = sorted(model["modelName"] for model in server.manage("GET", "/models?limit=100").json["models"])
-    told: dict[str, object] = {
-        name: [
-            {key: version[key] for key in ("modelVersion", "minWorkers", "maxWorkers", "modelUrl", "batchSize")}
-            | {"workers": sorted(worker["pid"] for worker in version["workers"])}
-            for version in server.manage("GET", f"/models/{name}/all").json
-        ]
-        for name in names
-    }
-    defaults = {name: server.manage("GET", f"/models/{name}").json[0]["modelVersion"] for name in names}
-    assert server.process is not None
-    processes = sorted(child.pid for child in psutil.Process(server.process.pid).children(recursive=True))
-    return {**told, "defaults": defaults, "processes": processes}
 
 
 async def send(port: int, data: bytes) -> bytes:
@@ -156,7 +148,9 @@ def test_whatever_is_sent_changes_nothing_and_goes_upstream_as_what_it_was_said_
         for name, one in taps.items():
             for seen in one.seen[marks[name] :]:
                 verify(name, seen)
-        assert state(server) == before, f"something changed between request {done} and {done + BATCH}, seed {SEED}"
+        assert state(server) == before, (
+            f"something changed between request {done} and {done + BATCH}, seed {SEED}; in its log:\n{told(server)}"
+        )
     upstream = sum(len(one.seen) for one in taps.values())
     assert answered > REQUESTS * 0.7
     assert upstream > REQUESTS * 0.1
@@ -188,16 +182,7 @@ def verify_said(server: servers.Server, taps: dict[str, tap.Tap]) -> None:
             action, model, version = meaning(listener, seen)
             entries = said.get(seen.all("x-request-id")[0], [])
             assert any(
-                (entry.get("operation"), entry.get("model")) == (action, model)
+                (entry["listener"], entry.get("operation"), entry.get("model")) == (listener, action, model)
                 and version in (None, entry.get("version"))
                 for entry in entries
             ), (seen, entries)
-
-
-def access_log(server: servers.Server) -> dict[str, list[dict[str, object]]]:
-    """What the access log says, by the id of the request."""
-    said: dict[str, list[dict[str, object]]] = {}
-    for line in (server.state / "access.log").read_text().splitlines():
-        entry = json.loads(line)
-        said.setdefault(entry["request_id"], []).append(entry)
-    return said

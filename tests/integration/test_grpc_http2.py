@@ -95,6 +95,7 @@ async def test_a_call_that_comes_byte_by_byte_is_a_call():
         assert b"grpc-status\x010" in payload
 
 
+TRAILERS = frame(HEADERS, END_HEADERS | END, 1, field_block([(b"x", b"y")]))
 PADDED_HEAD = frame(HEADERS, END_HEADERS | PADDED | 0x20, 1, b"\x03" + bytes(5) + HEAD + b"\0\0\0")
 
 
@@ -125,11 +126,6 @@ BROKEN = {
     "a head on no stream": (GREETING + head(0), Code.PROTOCOL),
     "a stream of the server's": (GREETING + head(2), Code.PROTOCOL),
     "a stream that goes back": (GREETING + head(5) + head(3), Code.PROTOCOL),
-    "a second head": (GREETING + head(1) + head(1), Code.PROTOCOL),
-    "data after the end": (
-        GREETING + head(1) + frame(DATA, END, 1, MESSAGE) + frame(DATA, 0, 1, b"x"),
-        Code.STREAM_CLOSED,
-    ),
     "an interrupted head": (GREETING + frame(HEADERS, 0, 1, HEAD) + frame(PING, 0, 0, bytes(8)), Code.PROTOCOL),
     "a head of two streams": (
         GREETING + frame(HEADERS, 0, 1, HEAD) + frame(CONTINUATION, END_HEADERS, 3, b"\x82"),
@@ -165,9 +161,7 @@ BROKEN = {
     "a ping of another size": (GREETING + frame(PING, 0, 0, bytes(7)), Code.FRAME_SIZE),
     "a ping on a stream": (GREETING + frame(PING, 0, 1, bytes(8)), Code.PROTOCOL),
     "a window of nothing": (GREETING + frame(WINDOW, 0, 0, number(0)), Code.PROTOCOL),
-    "a stream's window of nothing": (GREETING + head(1) + frame(WINDOW, 0, 1, number(0)), Code.PROTOCOL),
     "a window too large": (GREETING + frame(WINDOW, 0, 0, number(2**31 - 1)), Code.FLOW_CONTROL),
-    "a stream's window too large": (GREETING + head(1) + frame(WINDOW, 0, 1, number(2**31 - 1)), Code.FLOW_CONTROL),
     "a window cut off": (GREETING + frame(WINDOW, 0, 0, bytes(3)), Code.FRAME_SIZE),
     "a window of a stream that was not begun": (GREETING + frame(WINDOW, 0, 1, number(1)), Code.PROTOCOL),
     "a reset of no stream": (GREETING + frame(RESET, 0, 0, number(8)), Code.PROTOCOL),
@@ -179,11 +173,16 @@ BROKEN = {
     "a farewell cut off": (GREETING + frame(GOAWAY, 0, 0, bytes(7)), Code.FRAME_SIZE),
     "a priority of no stream": (GREETING + frame(PRIORITY, 0, 0, bytes(5)), Code.PROTOCOL),
     "sizes of the table": (GREETING + frame(HEADERS, END_HEADERS, 1, b"\x20" * 3 + HEAD), Code.COMPRESSION),
-    "trailers": (
-        GREETING + head(1) + frame(HEADERS, END_HEADERS | END, 1, field_block([(b"x", b"y")])),
-        Code.PROTOCOL,
-    ),
-    "a priority cut off": (GREETING + frame(PRIORITY, 0, 1, bytes(4)), Code.FRAME_SIZE),
+    "trailers of a call that was not begun": (GREETING + TRAILERS[:5] + number(2) + TRAILERS[9:], Code.PROTOCOL),
+}
+WRONGED = {
+    "a second head": (head(1), Code.PROTOCOL),
+    "trailers": (TRAILERS, Code.PROTOCOL),
+    "data after the end": (frame(DATA, END, 1, MESSAGE) + frame(DATA, 0, 1, b"x"), Code.STREAM_CLOSED),
+    "trailers after the end": (frame(DATA, END, 1, MESSAGE) + TRAILERS, Code.STREAM_CLOSED),
+    "a stream's window of nothing": (frame(WINDOW, 0, 1, number(0)), Code.PROTOCOL),
+    "a stream's window too large": (frame(WINDOW, 0, 1, number(2**31 - 1)), Code.FLOW_CONTROL),
+    "a priority cut off": (frame(PRIORITY, 0, 1, bytes(4)), Code.FRAME_SIZE),
 }
 
 
@@ -200,6 +199,60 @@ async def test_who_breaks_the_protocol_is_told_how_and_parted_from_and_is_on_rec
         await served(world)
         await until(lambda: world.door.stats().connections == 0)
     assert {path for path, _, _ in world.upstream.asked} <= {PREDICT}
+
+
+async def test_what_is_wrong_with_one_call_ends_that_call_and_is_on_record():
+    """RFC 9113 section 5.4.2: the other calls of the connection may be of others, whom a proxy speaks for."""
+    async with opened() as world:
+        for name, (said, code) in WRONGED.items():
+            count = len(world.events("refusal"))
+            world.door._passages[Listener.INFERENCE]._last_full = -1  # one is recorded each second
+            async with connected(world, GREETING + head(1) + head(3) + said) as peer:
+                assert await peer.until(RESET) == (1, number(code)), name
+                # What was on its way when the stream ended is nothing new.
+                peer.writer.write(frame(DATA, 0, 1, b"late") + frame(WINDOW, 0, 1, number(1)) + TRAILERS)
+                peer.writer.write(frame(DATA, END, 3, MESSAGE))
+                assert await peer.until(DATA) == (3, MESSAGE), name
+            refusals = world.events("refusal")[count:]
+            assert [(one["rule"], one["listener"]) for one in refusals] == [("http2", "grpc-inference")], name
+        await until(lambda: world.door.stats().in_flight == 0)
+
+
+async def test_trailers_behind_a_call_that_was_refused_already_are_nothing_new():
+    unknown = field_block(list({**ASKING, b":path": b"/no/Such"}.items()))
+    async with opened() as world:
+        refused = frame(HEADERS, END_HEADERS, 1, unknown) + frame(DATA, 0, 1, MESSAGE) + TRAILERS
+        async with connected(world, GREETING + refused + head(3) + frame(DATA, END, 3, MESSAGE)) as peer:
+            assert await peer.until(DATA) == (3, MESSAGE)
+            await peer.until(HEADERS, END)
+            peer.writer.write(TRAILERS[:5] + number(3) + TRAILERS[9:])
+            assert await peer.parted() == Code.PROTOCOL
+
+
+async def test_calls_that_are_ended_for_what_is_wrong_with_them_are_not_many():
+    """CVE-2025-8671: it costs a client as little to have us reset a stream as to reset it."""
+    async with opened() as world:
+        wrong = frame(WINDOW, 0, 1, number(0))
+        flood = b"".join(head(stream) + wrong[:5] + number(stream) + wrong[9:] for stream in range(1, 6001, 2))
+        async with connected(world, GREETING + flood) as peer:
+            assert await peer.parted() == Code.CALM
+        await served(world)
+
+
+async def test_a_read_that_its_client_leaves_at_once_is_named_in_the_access_log_and_not_asked():
+    path = messages.MANAGEMENT + "DescribeModel"
+    block = field_block(list({**SAID, b":path": path.encode()}.items()))
+    message = messages.request(path, model_name="noop")
+    asked = frame(DATA, END, 1, b"\0" + len(message).to_bytes(4) + message)
+    said = GREETING + frame(HEADERS, END_HEADERS, 1, block) + asked + frame(RESET, 0, 1, number(Code.CANCEL))
+    async with opened() as world, connected(world, said, Listener.MANAGEMENT) as peer:
+        peer.writer.write(frame(PING, 0, 0, bytes(8)))
+        await peer.until(PING, ACK)
+        (note,) = world.notes
+        assert (note[5].operation.resource.name, note[9]) == ("noop", 499)
+        await until(lambda: world.door.stats().in_flight == 0)
+        await asyncio.sleep(0.05)
+        assert world.upstream.asked == []
 
 
 async def test_more_than_was_granted_ends_the_connection():

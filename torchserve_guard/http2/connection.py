@@ -45,6 +45,9 @@ class Connection(Outlet, Generic[Head]):
     def left_by_peer(self, last: int) -> None:
         """Hear that the peer looks at no stream after `last`."""
 
+    def wronged(self, error: Broken) -> None:
+        """Hear that the peer broke the protocol on one stream, which is given up."""
+
     # --- frames ----------------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
@@ -115,7 +118,8 @@ class Connection(Outlet, Generic[Head]):
         if stream.left < 0:
             raise Broken(Code.FLOW_CONTROL, "a stream has more in it than was granted")
         if stream.heard:
-            raise Broken(Code.STREAM_CLOSED, "a stream goes on after its end")
+            self._part_with(stream, _past_its_end())
+            return
         ended = bool(flags & frames.END_STREAM)
         if not payload and not ended:
             self.patience.talk()
@@ -145,6 +149,17 @@ class Connection(Outlet, Generic[Head]):
             # TorchServe has answered: what it did not wait for is of no use any more.
             self.reset(stream, Code.CANCEL)
 
+    def _part_with(self, stream: Stream, error: Broken) -> None:
+        """Give up a stream on which the peer broke the protocol; others on the connection may be another's.
+
+        Counted as if the peer had reset it: what it can make us reset, it could do for ever (CVE-2025-8671).
+        """
+        self.patience.given_up()
+        self.wronged(error)
+        self.reset(stream, error.code)
+        self._expect_more(stream.number)
+        stream.owner.reset(error.code)
+
     def _heard_head(self, flags: int, number: int, payload: bytes) -> None:
         payload = frames.unpadded(flags, payload)
         if flags & frames.PRIORITIZED:
@@ -173,8 +188,16 @@ class Connection(Outlet, Generic[Head]):
             head = self._read(block)
         ended = bool(flags & frames.END_STREAM)
         stream = self.streams.get(number)
-        if self._server:
-            if stream is not None or number <= self._latest or not number & 1:
+        if self._server and stream is not None:
+            # A second head, or trailers, which no client of gRPC's has; a proxy before us may pass on anybody's.
+            second = Broken(Code.PROTOCOL, "a call has a second head, or trailers")
+            self._part_with(stream, _past_its_end() if stream.heard else second)
+        elif self._server:
+            if number in self._unheard:
+                # It was on its way when the stream ended here.
+                self.patience.talk()
+                return
+            if number <= self._latest or not number & 1:
                 raise Broken(Code.PROTOCOL, "a stream begins where none can begin")
             self.patience.verify()
             self._latest = number
@@ -183,7 +206,7 @@ class Connection(Outlet, Generic[Head]):
             self._verify_past(number)
         else:
             if stream.heard:
-                raise Broken(Code.STREAM_CLOSED, "a stream goes on after its end")
+                raise _past_its_end()
             self._ended(stream, ended)
             self.headed(stream, number, head, ended)
 
@@ -198,9 +221,9 @@ class Connection(Outlet, Generic[Head]):
 
     def _heard_window(self, number: int, payload: bytes) -> None:
         more = _number(payload) & 0x7FFFFFFF
-        if not more:
-            raise Broken(Code.PROTOCOL, "a window grows by nothing")
         if not number:
+            if not more:
+                raise _grown_by_nothing()
             exhausted = self.window <= 0
             self.window = _grown(self.window, more)
             if exhausted:
@@ -210,7 +233,13 @@ class Connection(Outlet, Generic[Head]):
         if stream is None:
             self._verify_past(number)
             return
-        stream.window = _grown(stream.window, more)
+        try:
+            if not more:
+                raise _grown_by_nothing()
+            stream.window = _grown(stream.window, more)
+        except Broken as error:
+            self._part_with(stream, error)
+            return
         if stream.pending:
             self._pump(stream)
 
@@ -240,11 +269,17 @@ class Connection(Outlet, Generic[Head]):
             _verify_size(payload[: frames.GOAWAY_SIZE], frames.GOAWAY_SIZE)
             self.left_by_peer(_number(payload[:4]) & 0x7FFFFFFF)
         elif kind == frames.PRIORITY:
-            if not number:
-                raise Broken(Code.PROTOCOL, "what concerns a stream is said on none")
-            _verify_size(payload, frames.PRIORITY_SIZE)
+            self._heard_priority(number, payload)
         elif kind == frames.PUSH:
             raise Broken(Code.PROTOCOL, "nothing may be pushed")
+
+    def _heard_priority(self, number: int, payload: bytes) -> None:
+        """Take no notice, but of what is wrong with it (section 6.3)."""
+        if not number:
+            raise Broken(Code.PROTOCOL, "what concerns a stream is said on none")
+        stream = self.streams.get(number)
+        if len(payload) != frames.PRIORITY_SIZE and stream is not None:
+            self._part_with(stream, Broken(Code.FRAME_SIZE, "a frame has another size than it may have"))
 
     def _heard_settings(self, flags: int, payload: bytes) -> None:
         if flags & frames.ACK:
@@ -272,6 +307,14 @@ class Connection(Outlet, Generic[Head]):
         """Return when the stream was there: what was sent before the end was heard is not wrong (section 5.1)."""
         if not 0 < number <= self._latest or not number & 1:
             raise Broken(Code.PROTOCOL, "a stream is spoken of that was not begun")
+
+
+def _past_its_end() -> Broken:
+    return Broken(Code.STREAM_CLOSED, "a stream goes on after its end")
+
+
+def _grown_by_nothing() -> Broken:
+    return Broken(Code.PROTOCOL, "a window grows by nothing")
 
 
 def _number(payload: bytes) -> int:

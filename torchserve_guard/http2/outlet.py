@@ -10,6 +10,8 @@ from torchserve_guard.http2.frames import Code, Setting
 from torchserve_guard.http2.patience import Patience
 from torchserve_guard.http2.stream import Owner, Said, Stream
 
+_MOST_UNHEARD = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -36,6 +38,8 @@ class Outlet(ABC):
         self._first_window = frames.FIRST_WINDOW
         # What could be sent but for what all streams share: the connection's window, and the transport.
         self._waiting: dict[int, Stream] = {}
+        # Streams that were given up before the peer had said its last: it may be on its way.
+        self._unheard: dict[int, None] = {}
         self.patience = Patience(endless=not server)
         self.out: list[Said] = []
         self.streams: dict[int, Stream] = {}
@@ -112,11 +116,19 @@ class Outlet(ABC):
         """Give a stream up; its owner hears no more of it."""
         if self.streams.get(stream.number) is stream:
             self._forget(stream)
+            if not stream.heard:
+                self._expect_more(stream.number)
             self._say(frames.frame(frames.RESET, 0, stream.number, frames.NUMBER.pack(code)))
+
+    def _expect_more(self, number: int) -> None:
+        self._unheard[number] = None
+        if len(self._unheard) > _MOST_UNHEARD:
+            self._unheard.pop(next(iter(self._unheard)))
 
     def refuse(self, number: int) -> None:
         """Take no notice of a stream that a client began: it may begin it again elsewhere (section 8.7)."""
         self.patience.given_up()
+        self._expect_more(number)
         self._say(frames.frame(frames.RESET, 0, number, frames.NUMBER.pack(Code.REFUSED)))
 
     def leave(self, code: Code, last: int | None = None) -> None:

@@ -14,7 +14,7 @@ from torchserve_guard.access import INFERENCE, MANAGEMENT, Operation
 from torchserve_guard.errors import BadRequest, Refusal, TooMany
 from torchserve_guard.http2 import Code
 from torchserve_guard.proxy.answer import RequestTimeout
-from torchserve_guard.proxy.enforcement import Granted, understood_call
+from torchserve_guard.proxy.enforcement import Granted, Understood, understood_call
 from torchserve_guard.proxy.grpc_answer import Answer
 from torchserve_guard.proxy.grpc_end import End, ended
 from torchserve_guard.proxy.grpc_passage import MOST_CALLS, GrpcPassage
@@ -147,7 +147,9 @@ class Call(Reply):
         elif message is None:
             raise BadRequest(_NO_MESSAGE, rule="wire.message")
         elif row.action in MANAGEMENT:
-            self._passage.crowd.run(self._manage(row, message), self._bug)
+            # Before anything is waited for: who leaves meanwhile is named in the access log with what was asked.
+            understood = self._understood = understood_call(classify_call(row, message))
+            self._passage.crowd.run(self._manage(row, understood), self._bug)
         else:
             self._permit(row, message)
             self._forward(framed(message), whole=True)
@@ -206,11 +208,10 @@ class Call(Reply):
 
     # --- management -------------------------------------------------------------------------------------------------
 
-    async def _manage(self, row: Row, message: bytes) -> None:
+    async def _manage(self, row: Row, understood: Understood) -> None:
         """Do what a management call asks for; refusal or outcome is recorded by the end, whoever still waits."""
         enforcer = self._passage.enforcer
         try:
-            understood = self._understood = understood_call(classify_call(row, message))
             granted = await enforcer.manage(self.asked, understood, None)
         except Refusal as refusal:
             self.refuse(refusal)
@@ -231,12 +232,13 @@ class Call(Reply):
 
     async def _done(self, row: Row, granted: Granted) -> tuple[End, bytes]:
         """Return how it ended. A change goes to its end; a client that leaves does not stop what is on record."""
-        within = None if granted.operation.action.changes else self._left()
+        changes = granted.operation.action.changes
+        if self._over and not changes:
+            return ended("CANCELLED"), b""
+        within = None if changes else self._left()
         asking = self._passage.upstream.ask(row.path, render_call(granted.operation), within)
-        if not granted.operation.action.changes:
+        if not changes:
             self._asking = asking
-            if self._over:
-                asking.cancel()
         return await asking.ended()
 
     # --- the answer -------------------------------------------------------------------------------------------------

@@ -89,6 +89,10 @@ class Client(Link[CallHead]):
         self._flush()
         self._transport.write_eof()
 
+    def wronged(self, error: Broken) -> None:
+        """Record a breach of the protocol that ends one call."""
+        self._turned_away(error)
+
     def close(self, code: Code) -> None:
         """End when the client has taken what was said."""
         self._linger()
