@@ -63,6 +63,7 @@ def serve_door(port: int, upstream: str) -> None:
     from torchserve_guard.identity import KeyFile  # noqa: PLC0415
     from torchserve_guard.policy import Access  # noqa: PLC0415
     from torchserve_guard.proxy import Door, Limits, ListenerSpec  # noqa: PLC0415
+    from torchserve_guard.proxy.memory import spare_what_stays  # noqa: PLC0415
     from torchserve_guard.wire import Listener  # noqa: PLC0415
 
     folder = Path(tempfile.mkdtemp(dir=Path(upstream).parent))
@@ -81,6 +82,7 @@ def serve_door(port: int, upstream: str) -> None:
     async def main() -> None:
         access.start()
         await Door({Listener.INFERENCE: spec}, enforcer, Limits(body=None, connections=12_000), access=access).open()
+        spare_what_stays()
         await asyncio.Event().wait()
 
     uvloop.run(main())

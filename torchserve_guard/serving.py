@@ -25,6 +25,7 @@ from torchserve_guard.policy import Access, Closures, decide
 from torchserve_guard.porters.lodge import Lodge, total
 from torchserve_guard.proxy import Door, Enforcer, ListenerSpec, context_of
 from torchserve_guard.proxy import Limits as DoorLimits
+from torchserve_guard.proxy.memory import spare_what_stays
 from torchserve_guard.proxy.tls import Context as TlsContext
 from torchserve_guard.registration import Registration
 from torchserve_guard.renewal import Renewal
@@ -150,6 +151,7 @@ class Serving:
                 await self._open_lodge(size, theirs, enforcer, keys)
             self._name_models()
             await self._open_grpc(enforcer)
+            spare_what_stays()
             yield
         finally:
             closing = asyncio.ensure_future(self._close(settings.limits.drain_timeout))

@@ -29,6 +29,7 @@ from torchserve_guard.porters.reports import Wanted
 from torchserve_guard.porters.shares import OwnShare
 from torchserve_guard.proxy import Door, Enforcer, context_of
 from torchserve_guard.proxy.enforcement import Asked, Granted, Understood
+from torchserve_guard.proxy.memory import spare_what_stays
 from torchserve_guard.proxy.tls import Context
 
 _LOG = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ class Porter:
         match document["order"]:
             case "begin":
                 self._door = self._stand(orders.post_of(document))
+                spare_what_stays()
                 self._aside(document, self._door.open())
             case "keys":
                 self._ring.keys = orders.keys_of(document)
