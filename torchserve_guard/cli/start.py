@@ -11,7 +11,6 @@ import typer
 
 from torchserve_guard.cli import lines, options
 from torchserve_guard.cli.progress import Progress
-from torchserve_guard.workers import Interpreter
 
 if TYPE_CHECKING:
     from torchserve_guard.settings import Settings
@@ -33,6 +32,8 @@ def start(
     3 findings at or above `guard.fail_on`; 4 an archive is not what the manifest promises; 5 TorchServe
     did not start, or died; 6 the audit log cannot be written.
     """
+    from torchserve_guard.workers import Interpreter  # noqa: PLC0415 - not for every command
+
     with Interpreter(os.environ) as interpreter, Progress(sys.stderr) as progress:
         from torchserve_guard import run  # noqa: PLC0415 - what serving needs; meanwhile the interpreter starts
 
