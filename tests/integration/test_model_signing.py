@@ -5,18 +5,18 @@ The command runs in an environment of its own, which the first run installs besi
 
 from __future__ import annotations
 
-import fcntl
+import os
 import subprocess
 import sys
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import environments
 import pki
 import pytest
 from corpus.archives import HANDLER, manifest
 
-INTEROP = Path(sys.prefix) / "interop"
 # 1.1.1 does not name pyOpenSSL among what it needs, and does not start without it.
 PACKAGES = ("model-signing==1.1.1", "pyOpenSSL>=24")
 TSGUARD = Path(sys.executable).parent / "tsguard"
@@ -28,17 +28,7 @@ ALWAYS = {"begins": NOW - 30 * DAY, "ends": NOW + 30 * DAY}
 @pytest.fixture(scope="session")
 def model_signing() -> Path:
     """The command of the peer."""
-    command, stamp = INTEROP / "bin" / "model_signing", INTEROP / ".set-up"
-    with (Path(sys.prefix) / ".interop.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != " ".join(PACKAGES):
-            python = INTEROP / "bin" / "python"
-            if not python.exists():
-                subprocess.run([sys.executable, "-m", "venv", str(INTEROP)], check=True)
-            quiet = ("--quiet", "--disable-pip-version-check")
-            subprocess.run([str(python), "-m", "pip", "install", *quiet, *PACKAGES], check=True)
-            stamp.write_text(" ".join(PACKAGES))
-    return command
+    return environments.made("interop", PACKAGES).parent / "model_signing"
 
 
 @pytest.fixture
@@ -58,7 +48,10 @@ def store(tmp_path) -> Path:
 
 
 def run(*command: object, code: int = 0) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, check=False)
+    # The first run of the peer keeps what it compiled for the others.
+    told = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=told)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr or "tsguard" not in str(command[0])
     return done.stdout + done.stderr
@@ -183,6 +176,6 @@ def test_a_store_hashed_in_another_way_is_refused_with_a_word_about_it(model_sig
         "c.sign(sys.argv[1], sys.argv[3])"
     )
     bundle = tmp_path / "shards.sig"
-    run(INTEROP / "bin" / "python", "-c", script, store, key, bundle)
+    run(model_signing.parent / "python", "-c", script, store, key, bundle)
     told = tsguard("manifest", "verify", store, "--manifest", bundle, "--trusted-key", public, code=2)
     assert "predicate.serialization.method" in told
