@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchserve_guard import draft
 from torchserve_guard.errors import ConfigError
 
 MANIFEST = "tsguard-manifest.json"
@@ -14,6 +13,8 @@ MANIFEST = "tsguard-manifest.json"
 
 def replace(path: Path, data: bytes, otherwise: str = "--output") -> None:
     """Write a file whole or not at all, through no link: others may write in the folder of a manifest."""
+    from torchserve_guard import draft  # noqa: PLC0415 - what only reads does without
+
     try:
         draft.replace(path, data, 0o644, exactly=True, durable=True)
     except OSError as error:

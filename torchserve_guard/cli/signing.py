@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,6 @@ LARGEST_KEY = 64 << 10
 LARGEST_PASSPHRASE = 4096
 OTHERS_MAY_READ = 0o077
 SHORT = 12
-LABELLED = re.compile(r"(?:(?P<role>[a-z][a-z0-9-]{0,31})=)?(?P<path>.+)")
 
 Trusted = Annotated[
     list[str] | None,
@@ -129,12 +127,11 @@ def sign(
 
 def demanded(
     trusted: list[str] | None, threshold: str | None, identities: list[str] | None = None, root: Path | None = None
-) -> Demand:
-    """Return what the options of `verify` demand; raise ConfigError."""
-    from torchserve_guard.archives import Demand, Identity  # noqa: PLC0415 - heavy, and only needed here
-
+) -> Demand | None:
+    """Return what the options of `verify` demand, None where none was given; raise ConfigError."""
     if not trusted and not identities and threshold is None and root is None:
-        return Demand()
+        return None
+    from torchserve_guard.archives import Demand, Identity  # noqa: PLC0415 - heavy, and most do without
     from torchserve_guard.settings import trusted as spelling  # noqa: PLC0415 - heavy, and most do without
 
     try:

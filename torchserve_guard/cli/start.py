@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from torchserve_guard.cli import lines, options
+from torchserve_guard.cli import collecting, lines, options
 from torchserve_guard.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def start(
     with Interpreter(os.environ) as interpreter, Progress(sys.stderr) as progress:
         from torchserve_guard import run  # noqa: PLC0415 - what serving needs; meanwhile the interpreter starts
 
+        collecting.as_usual()
         code = run.start(
             settings,
             say=_say,

@@ -131,6 +131,6 @@ def test_listing_verifying_and_staging_say_beforehand_how_much_will_come(termina
 
 
 def test_help_does_not_import_what_draws():
-    program = "import sys; import torchserve_guard.cli.main; print('rich.progress' in sys.modules)"
+    program = "import sys; from torchserve_guard.cli.commands import app; app(); print('rich.progress' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"

@@ -278,7 +278,8 @@ def test_what_a_file_holds_does_not_steer_the_terminal(run, place):
 
 
 def test_the_program_does_not_load_the_explanation_before_it_is_asked_for():
-    listed = "import sys, torchserve_guard.cli.main; print('torchserve_guard.explaining' in sys.modules)"
+    all_of_it = "import sys; from torchserve_guard.cli import commands; commands.app(); "
+    listed = all_of_it + "print('torchserve_guard.explaining' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", listed], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
 
