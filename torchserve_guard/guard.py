@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchserve_guard import __version__, archives, authorization
-from torchserve_guard.admin.instance import RUN_PREFIX, Instance, publish
+from torchserve_guard.admin.instance import Instance, publish
 from torchserve_guard.admin.socket import ControlSocket
 from torchserve_guard.admin.status import State, Status
 from torchserve_guard.archives.roster import Roster
@@ -28,8 +26,8 @@ from torchserve_guard.audit import AccessLog, AuditLog
 from torchserve_guard.audit.access_line import Form
 from torchserve_guard.authorization import Authorization
 from torchserve_guard.errors import AuditError, ConfigError, FrontendError, GuardError
-from torchserve_guard.frontend import ExpectedModel, Frontend, trusted
-from torchserve_guard.launching import ROSTER_NAME, launch_of
+from torchserve_guard.frontend import ExpectedModel, Frontend
+from torchserve_guard.launching import ROSTER_NAME, Launching
 from torchserve_guard.policy import Closures
 from torchserve_guard.preflight import Loaded
 from torchserve_guard.registration import Registration
@@ -43,7 +41,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Guard:
-    """One running guard, from the launch of TorchServe to its end."""
+    """One running guard, from the launch of TorchServe to its end, in the run directory of `launching`."""
 
     settings: Settings
     store: archives.Store
@@ -51,6 +49,7 @@ class Guard:
     log: AuditLog
     record: Path
     say: Say
+    launching: Launching
     opened: Callable[[], None] = lambda: None
     authorization: Authorization | None = None
     state: State = State.STARTING
@@ -70,7 +69,8 @@ class Guard:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.ask_to_stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask_to_renew)
-        with _run_directory(self.settings) as root, _access_log(self.settings.access_log) as self.access:
+        root = self.launching.root
+        with _access_log(self.settings.access_log) as self.access:
             control = self._control_path(root)
             async with ControlSocket(control, self.status, self.ask_to_stop, self.verify):
                 publish(self.record, Instance(os.getpid(), str(self.settings.config), str(control), str(root)))
@@ -94,20 +94,17 @@ class Guard:
             self.hurry.set()
 
     async def _guarded(self, root: Path) -> int:
-        exposed = root / "models"
-        exposed.mkdir(mode=0o700)
-        launch = launch_of(self.settings, self.models, root, exposed, os.environ)
-        links = launch.run.temporary / "models"
+        self.launching.begin()
         self.registration = Registration(
             self.settings,
             self.store,
-            exposed,
-            links,
+            self.launching.exposed,
+            self.launching.links,
             lambda: datetime.now(UTC),
             closures=self.closures,
             roster=Roster(root / ROSTER_NAME),
         )
-        self.frontend = Frontend(launch)
+        self.frontend = self.launching.frontend(self.models)
         try:
             await asyncio.to_thread(self.registration.begin, self.models)
             async with self.frontend:
@@ -226,18 +223,6 @@ def _load(*, grpc: bool) -> None:
     gc.collect()  # what the start left; what is left then is spared (`spare_what_stays`)
 
 
-def _verify_irreplaceable(folder: Path) -> None:
-    """Return if nobody else can put another folder in the place of this one; raise `ConfigError`.
-
-    What TorchServe runs lies there: whoever can rename a folder above it can have code of his own run.
-    """
-    if not trusted((folder,)):
-        raise ConfigError(
-            f"{folder}: another user could replace this folder, or one above it; use one below folders that only root "
-            "or the guard's user may write (`guard.state_dir`, `guard.runtime_dir`, TMPDIR)"
-        )
-
-
 @contextmanager
 def _access_log(told: AccessFile | None) -> Iterator[AccessLog | None]:
     """Keep the access log, if there is to be one."""
@@ -253,23 +238,3 @@ def _access_log(told: AccessFile | None) -> Iterator[AccessLog | None]:
         yield log
     finally:
         log.close()
-
-
-@contextmanager
-def _run_directory(settings: Settings) -> Iterator[Path]:
-    """Make a private run directory; what is in it goes when the guard does."""
-    try:
-        if settings.runtime_dir is not None:
-            settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix=RUN_PREFIX, dir=settings.runtime_dir))
-    except OSError as error:
-        place = settings.runtime_dir or tempfile.gettempdir()
-        raise ConfigError(
-            f"guard.runtime_dir `{place}`: no folder can be made there ({error.strerror or error}); name another"
-        ) from error
-    try:
-        _verify_irreplaceable(root)
-        _verify_irreplaceable(settings.state_dir)
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from torchserve_guard.access import Mode
+from torchserve_guard.admin.instance import RUN_PREFIX
+from torchserve_guard.errors import ConfigError, FrontendError
 from torchserve_guard.frontend import (
+    Frontend,
+    HeadStart,
     Launch,
     RunDirectory,
     build_environment,
@@ -28,10 +38,59 @@ FEW_PROCESSORS = 2
 ROSTER_NAME = "roster.json"
 
 
-def launch_of(
-    settings: Settings, models: tuple[Loaded, ...], root: Path, exposed: Path, environment: Mapping[str, str]
-) -> Launch:
-    """Return what TorchServe is started from. Raises `FrontendError` when something of it is not installed."""
+class Launching:
+    """The launch of one TorchServe in a run directory: begun while archives are verified, told of them when they are.
+
+    Leaving its context ends one that was begun and that nothing came of.
+    """
+
+    def __init__(self, settings: Settings, root: Path, environment: Mapping[str, str]) -> None:
+        self.root = root
+        self.exposed = root / "models"
+        self._settings = settings
+        self._environment = environment
+        self._launch: Launch | None = None
+        self._ahead: HeadStart | None = None
+
+    @property
+    def links(self) -> Path:
+        """Where TorchServe keeps its own links to what it registered."""
+        return self._known().run.temporary / "models"
+
+    def begin(self) -> None:
+        """Have Java start, which is told nothing yet; once. Raises `FrontendError` when something is not installed."""
+        if self._ahead is None:
+            self.exposed.mkdir(mode=0o700)
+            take_turns(len(os.sched_getaffinity(0)))
+            self._launch = launch_of(self._settings, self.root, self.exposed, self._environment)
+            self._ahead = HeadStart(self._launch)
+
+    def frontend(self, models: Iterable[Loaded]) -> Frontend:
+        """Return the TorchServe that was begun, to be told of these models."""
+        named = tuple((model.item.model, model.item.archive) for model in models)
+        return Frontend(dataclasses.replace(self._known(), models=named), self._ahead)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what was not taken over."""
+        if self._ahead is not None:
+            self._ahead.end()
+
+    def _known(self) -> Launch:
+        if self._launch is None:
+            raise FrontendError("torchserve: not started")
+        return self._launch
+
+
+def launch_of(settings: Settings, root: Path, exposed: Path, environment: Mapping[str, str]) -> Launch:
+    """Return what TorchServe is started from, but for its models.
+
+    Raises `FrontendError` when something of it is not installed.
+    """
     java, torchserve = find_java(environment), find_torchserve(installed())
     verify_workers()
     interpreter = Path(sys.executable)
@@ -55,7 +114,6 @@ def launch_of(
         run=run,
         model_store=exposed,
         environment=built,
-        models=tuple((model.item.model, model.item.archive) for model in models),
         enable_model_api=settings.mode is Mode.EXPLICIT,
         tokens=torchserve.tokens,
         passed_on=settings.passthrough,
@@ -87,3 +145,35 @@ def collector(chosen: tuple[str, ...], processors: int) -> tuple[str, ...]:
     """
     small = processors <= FEW_PROCESSORS and not any(argument.endswith("GC") for argument in chosen)
     return ("-XX:+UseSerialGC",) if small else ()
+
+
+@contextmanager
+def run_directory(settings: Settings) -> Iterator[Path]:
+    """Make a private run directory; what is in it goes when the guard does. Raises `ConfigError`."""
+    try:
+        if settings.runtime_dir is not None:
+            settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = Path(tempfile.mkdtemp(prefix=RUN_PREFIX, dir=settings.runtime_dir))
+    except OSError as error:
+        place = settings.runtime_dir or tempfile.gettempdir()
+        raise ConfigError(
+            f"guard.runtime_dir `{place}`: no folder can be made there ({error.strerror or error}); name another"
+        ) from error
+    try:
+        _verify_irreplaceable(root)
+        _verify_irreplaceable(settings.state_dir)
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _verify_irreplaceable(folder: Path) -> None:
+    """Return if nobody else can put another folder in the place of this one; raise `ConfigError`.
+
+    What TorchServe runs lies there: whoever can rename a folder above it can have code of his own run.
+    """
+    if not trusted((folder,)):
+        raise ConfigError(
+            f"{folder}: another user could replace this folder, or one above it; use one below folders that only root "
+            "or the guard's user may write (`guard.state_dir`, `guard.runtime_dir`, TMPDIR)"
+        )

@@ -17,7 +17,7 @@ from torchserve_guard.authorization import Authorization
 from torchserve_guard.errors import BadRequest, ConfigError, VerificationError
 from torchserve_guard.findings import Finding, Report, Severity, Subject
 from torchserve_guard.settings import LoadItem, Settings, check_tls, ports
-from torchserve_guard.settings.waivers import accepted
+from torchserve_guard.settings.waivers import accepted, waived
 from torchserve_guard.workers import Interpreter
 
 Progress = Callable[[int], None]
@@ -53,9 +53,11 @@ def preflight(
     allow_rollback: bool = False,
     interpreter: Interpreter | None = None,
     fetch: bool = True,
+    begin: Callable[[], None] | None = None,
 ) -> Preflight:
     """Verify, stage and scan; findings are in the report. What lies elsewhere is looked at only if it is to be fetched.
 
+    `begin` is called when only the archives are left to be judged, and nothing that is known until then stops a start.
     Raises `ConfigError`, `VerificationError`, or `GuardError` for an archive that is not to be had.
     """
     items = named(settings)
@@ -63,28 +65,35 @@ def preflight(
     free = unlisted.permitted(settings)
     told = [*_told(settings, now), *unlisted.check(settings, items, listed=not free)]
     if not items:
-        return Preflight(Report(str(settings.config), accepted(settings, told, now)), ())
+        return Preflight(_report(settings, told, now), ())
     authorized = None if free else authorization.authorized(settings, now, allow_rollback=allow_rollback)
+    told += authorization.check(settings, authorized, now) if authorized is not None else ()
     # The interpreter starts up while archives are hashed.
     with interpreter or Interpreter(os.environ) as asked:
         entries = entries_of(settings, items, authorized.manifest if authorized is not None else None)
         wanted = tuple(zip(items, entries, strict=True))
         here = tuple(one for one in wanted if fetch or not obtaining.is_remote(one[0]))
         left = tuple(one for one in wanted if not fetch and obtaining.is_remote(one[0]))
+        if begin is not None and not stopping(Report("", waived(settings, told, now)), settings.fail_on):
+            begin()
         obtained = obtaining.obtain(settings, store, here, progress)
         staged = obtained.staged
         lacking = needs.check(asked, settings.model_store, staged)
     models = tuple(loaded(tree, item) for tree, (item, _) in zip(staged, here, strict=True))
     verify_distinct(models)
-    findings = [*told, *(authorization.check(settings, authorized, now) if authorized is not None else ())]
-    findings += [finding for one in staged for finding in scanned(settings, one, scanners)]
+    findings = [*told, *(finding for one in staged for finding in scanned(settings, one, scanners))]
     findings += [*lacking, *obtaining.check_unfetched(settings, left)]
     subjects = (
         *(Subject(one.name, one.digest, one.size) for one in staged),
         *(Subject(entry.name, entry.sha256, entry.size or 0, NOT_FETCHED) for _, entry in left),
     )
-    report = Report(str(settings.config), accepted(settings, findings, now), subjects)
-    return Preflight(report, models, authorized, obtained.arrivals)
+    return Preflight(_report(settings, findings, now, subjects), models, authorized, obtained.arrivals)
+
+
+def _report(
+    settings: Settings, findings: Iterable[Finding], now: datetime, subjects: tuple[Subject, ...] = ()
+) -> Report:
+    return Report(str(settings.config), accepted(settings, findings, now), subjects)
 
 
 def _told(settings: Settings, now: datetime) -> tuple[Finding, ...]:

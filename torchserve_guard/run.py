@@ -1,4 +1,4 @@
-"""A start, in a straight line: claim, preflight, and the guard that serves until it is told to stop."""
+"""A start, in a straight line: claim, preflight while Java starts, and the guard that serves until told to stop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Protocol
 import uvloop
 
 from torchserve_guard import __version__, archives, reporting
-from torchserve_guard.admin.instance import claimed
+from torchserve_guard.admin.instance import Instance, claimed, publish
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.errors import FrontendError, GuardError
 from torchserve_guard.guard import Guard, Say
-from torchserve_guard.launching import take_turns
+from torchserve_guard.launching import Launching, run_directory
 from torchserve_guard.preflight import Preflight, preflight, stopping
 from torchserve_guard.proxy import verify_available
 from torchserve_guard.proxy.grpc_address import verify_grpc_available
@@ -62,9 +62,24 @@ def start(
     with claimed(settings.state_dir, settings.config) as record, _recorded(settings) as log:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
-            with _refusals_recorded(log):
-                checked = _checked(settings, log, say, progress, interpreter, allow_rollback=allow_rollback)
-                return FINDINGS if checked is None else _served(settings, checked, record, log, say, opened=opened)
+            with (
+                _refusals_recorded(log),
+                run_directory(settings) as root,
+                Launching(settings, root, os.environ) as launching,
+            ):
+                publish(record, Instance(os.getpid(), str(settings.config), "", str(root)))
+                checked = _checked(
+                    settings,
+                    log,
+                    say,
+                    progress,
+                    interpreter=interpreter,
+                    begin=launching.begin,
+                    allow_rollback=allow_rollback,
+                )
+                if checked is None:
+                    return FINDINGS
+                return _served(settings, checked, record, log, say, launching=launching, opened=opened)
         except KeyboardInterrupt:
             # Asked to stop before TorchServe was launched; from then on the guard itself listens to signals.
             log.event("stop", reason="asked before TorchServe was launched")
@@ -77,8 +92,9 @@ def _checked(
     log: AuditLog,
     say: Say,
     progress: Progress,
-    interpreter: Interpreter | None,
     *,
+    interpreter: Interpreter | None,
+    begin: Callable[[], None],
     allow_rollback: bool,
 ) -> Preflight | None:
     """Return what may be started, on record; None when findings forbid it."""
@@ -87,7 +103,9 @@ def _checked(
     store = _store(settings)
     with interpreter or Interpreter(os.environ) as asked:
         now = datetime.now(UTC)
-        checked = preflight(settings, store, now, progress, allow_rollback=allow_rollback, interpreter=asked)
+        checked = preflight(
+            settings, store, now, progress, allow_rollback=allow_rollback, interpreter=asked, begin=begin
+        )
     progress.finish()
     if not _accepted(settings, checked, log, say):
         return None
@@ -99,11 +117,18 @@ def _checked(
 
 
 def _served(
-    settings: Settings, checked: Preflight, record: Path, log: AuditLog, say: Say, *, opened: Callable[[], None]
+    settings: Settings,
+    checked: Preflight,
+    record: Path,
+    log: AuditLog,
+    say: Say,
+    *,
+    launching: Launching,
+    opened: Callable[[], None],
 ) -> int:
-    take_turns(len(os.sched_getaffinity(0)))
-    store = _store(settings)
-    return uvloop.run(Guard(settings, store, checked.models, log, record, say, opened, checked.authorization).serve())
+    store, models = _store(settings), checked.models
+    guard = Guard(settings, store, models, log, record, say, launching, opened, checked.authorization)
+    return uvloop.run(guard.serve())
 
 
 def _store(settings: Settings) -> archives.Store:

@@ -28,7 +28,10 @@ FLOCK = "hhqqi"  # struct flock of fcntl(2): type, whence, start, length, proces
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A running guard: its process, its configuration, its control socket, and its run directory."""
+    """A running guard: its process, its configuration, its control socket, and its run directory.
+
+    One that still verifies has no control socket yet: `control` is empty.
+    """
 
     pid: int
     config: str
@@ -100,7 +103,7 @@ def publish(path: Path, instance: Instance) -> None:
 
 
 def running(state_dir: Path, config: Path) -> Instance | None:
-    """Return the guard that runs this configuration, or None."""
+    """Return the guard that runs this configuration and can be asked, or None."""
     path = _record_path(state_dir, config)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -109,7 +112,8 @@ def running(state_dir: Path, config: Path) -> Instance | None:
     with os.fdopen(descriptor) as file:
         question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         held = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, question))[0] != fcntl.F_UNLCK
-        return _parsed(file.read(LARGEST_RECORD)) if held else None
+        found = _parsed(file.read(LARGEST_RECORD)) if held else None
+        return found if found is not None and found.control else None
 
 
 def _parsed(text: str) -> Instance | None:

@@ -8,6 +8,7 @@ there, and leaves with the guard, however that goes.
 from torchserve_guard.frontend import class_archive
 from torchserve_guard.frontend.configuration import PASSED_ON, PINNED, Launch, render
 from torchserve_guard.frontend.environment import build_environment, path_candidates
+from torchserve_guard.frontend.headstart import HeadStart
 from torchserve_guard.frontend.java import Java, find_java
 from torchserve_guard.frontend.process import Frontend
 from torchserve_guard.frontend.rundirectory import RunDirectory, Sockets, trusted
@@ -20,6 +21,7 @@ __all__ = [
     "PINNED",
     "ExpectedModel",
     "Frontend",
+    "HeadStart",
     "Java",
     "Launch",
     "ModelState",

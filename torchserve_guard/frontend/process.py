@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
-import threading
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from torchserve_guard.errors import FrontendError
 from torchserve_guard.frontend import rundirectory, warden
-from torchserve_guard.frontend.child import exit_of, piped, settled, tied_to
-from torchserve_guard.frontend.configuration import Launch, command, log_configuration, render
+from torchserve_guard.frontend.child import exit_of, piped, settled
+from torchserve_guard.frontend.configuration import Launch, render
+from torchserve_guard.frontend.headstart import HeadStart, tell
 from torchserve_guard.frontend.output import Output, last_words
 from torchserve_guard.frontend.readiness import Inquirer, Readiness, wait_ready
-from torchserve_guard.frontend.rundirectory import RunDirectory, Sockets
+from torchserve_guard.frontend.rundirectory import Sockets
 from torchserve_guard.frontend.states import ExpectedModel, ModelState
 from torchserve_guard.frontend.tokens import UpstreamKeys, take_keys
 from torchserve_guard.frontend.wardship import Wardship
 
-UMASK = 0o077
 KEYS_EVERY = 0.01
+GATE_EVERY = 0.004
 GONE_WITHIN = 10.0
 UNLOCKED_WITHIN = 10.0
 UNLOCKED_EVERY = 0.05
@@ -32,12 +31,15 @@ UNLOCKED_EVERY = 0.05
 class Frontend:
     """One TorchServe. Leaving its context ends it, gently for `grace` seconds and then by force.
 
-    Start it from the main thread: the kernel ties the JVM's life to the thread that started it (prctl(2),
-    PR_SET_PDEATHSIG).
+    Start it from the main thread, as a `HeadStart`, which is taken over if there is one. What it is to do it is told
+    by `ready`.
     """
 
-    def __init__(self, launch: Launch, *, stdout: int = 1, stderr: int = 2, grace: float = 10.0) -> None:
+    def __init__(
+        self, launch: Launch, ahead: HeadStart | None = None, *, stdout: int = 1, stderr: int = 2, grace: float = 10.0
+    ) -> None:
         self._launch = launch
+        self._ahead = ahead
         self._sinks = (stdout, stderr)
         self._grace = grace
         self._sign = asyncio.Event()
@@ -88,28 +90,19 @@ class Frontend:
 
     async def start(self) -> None:
         """Prepare the run directory and launch TorchServe; raise FrontendError if that cannot be done."""
-        if threading.current_thread() is not threading.main_thread():
-            raise FrontendError("torchserve: must be started from the main thread, whose life the kernel ties it to")
         self._loop = asyncio.get_running_loop()
-        self._lock = await _locked(self._launch.run)
+        begun = self._ahead or await _begun(self._launch)
+        self._lock, self._warden, self._process = begun.taken()
         try:
-            self._begin(self._lock)
+            self._watch(self._warden, self._process)
         except BaseException:
             await self._abandon()
             raise
 
-    def _begin(self, lock: int) -> None:
-        _verify_launch(self._launch)
-        rundirectory.write_private(self._launch.run.configuration, render(self._launch))
-        # The warden comes first: there is no moment in which TorchServe runs and nobody watches the guard.
-        self._warden = Wardship(self._launch.run.mark, lock)
-        try:
-            self._process = _spawned(self._launch)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise FrontendError(f"torchserve: `{self._launch.java}` cannot be started: {error}") from error
-        self._warden.tell(self._process.pid)
-        self._exit = exit_of(self._process)
-        for stream, sink in zip((self._process.stdout, self._process.stderr), self._sinks, strict=True):
+    def _watch(self, warden: Wardship, process: subprocess.Popen[bytes]) -> None:
+        warden.watch()
+        self._exit = exit_of(process)
+        for stream, sink in zip((process.stdout, process.stderr), self._sinks, strict=True):
             self._output.forward(piped(stream), sink)
 
     async def _abandon(self) -> None:
@@ -173,12 +166,22 @@ class Frontend:
     async def _until_ready(self, readiness: Readiness, deadline: float) -> dict[str, tuple[ModelState, ...]]:
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
+        await self._until_told(readiness, end, deadline)
         if self._launch.tokens:
             await self._until_keys(readiness, end, deadline)
         key = None if self._keys is None else self._keys.management
         inquirer = Inquirer(self.sockets.management, key)
         await wait_ready(readiness, inquirer, self._sign, max(0.0, end - loop.time()), loop.time)
         return readiness.states
+
+    async def _until_told(self, readiness: Readiness, end: float, deadline: float) -> None:
+        """Open the gate as soon as TorchServe waits at it."""
+        text = render(self._launch)
+        while (waiting := rundirectory.open_gate(self._launch.run, text)) is None:
+            if asyncio.get_running_loop().time() >= end:
+                raise readiness.late(deadline)
+            await asyncio.sleep(GATE_EVERY)
+        await asyncio.to_thread(tell, waiting, text)
 
     async def _until_keys(self, readiness: Readiness, end: float, deadline: float) -> None:
         while self._keys is None:
@@ -190,10 +193,7 @@ class Frontend:
 
     def _release(self) -> None:
         if self._lock is not None:
-            # What cannot be removed is the next start's complaint; TorchServe has ended all the same.
-            with suppress(FrontendError):
-                rundirectory.clear(self._launch.run)
-            os.close(self._lock)
+            rundirectory.release(self._launch.run, self._lock)
             self._lock = None
 
     def _notice(self) -> None:
@@ -217,33 +217,19 @@ class Frontend:
         return FrontendError("\n  ".join((f"torchserve: ended with status {status} as it started; it said:", *lines)))
 
 
-async def _locked(run: RunDirectory) -> int:
-    """Lock the run directory; the warden of a guard that died may still be at work in it."""
+async def _begun(launch: Launch) -> HeadStart:
+    """Begin it now; the warden of a guard that died may still be at work in its run directory."""
     loop = asyncio.get_running_loop()
     end = loop.time() + UNLOCKED_WITHIN
     while loop.time() < end:
         try:
-            return rundirectory.create(run)
+            return HeadStart(launch)
         except BlockingIOError:
             await asyncio.sleep(UNLOCKED_EVERY)
     raise FrontendError(
-        f"run directory `{run.root}`: another guard runs there; stop it (`tsguard stop`), or set `guard.runtime_dir`"
+        f"run directory `{launch.run.root}`: another guard runs there; stop it (`tsguard stop`), or set"
+        " `guard.runtime_dir`"
     )
-
-
-def _verify_launch(launch: Launch) -> None:
-    log = log_configuration(launch.frontend_log)
-    if log is not None and not (log.is_absolute() and log.is_file()):
-        raise FrontendError(f"guard.frontend_log: `{log}` is not `lean`, `stock` or the absolute path of a log4j2 file")
-    if launch.environment.get("TMPDIR") != str(launch.run.temporary):
-        # INVARIANT: the warden knows TorchServe's processes by this variable.
-        raise FrontendError(f"torchserve: its environment must hold TMPDIR=`{launch.run.temporary}`")
-    native = launch.native or launch.run.temporary
-    if not rundirectory.allows_programs(native):
-        raise FrontendError(
-            f"run directory: `{native}` is mounted noexec, and TorchServe loads its native library from there;"
-            " set `guard.runtime_dir` to another place"
-        )
 
 
 async def _cancelled(task: asyncio.Future[dict[str, tuple[ModelState, ...]]]) -> None:
@@ -255,18 +241,3 @@ def _known(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
     if loop is None:
         raise RuntimeError("not started")
     return loop
-
-
-def _spawned(launch: Launch) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(launch),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(launch.environment),
-        cwd=launch.run.working,
-        umask=UMASK,
-        start_new_session=True,
-        # It runs between fork and exec; it takes no lock and calls the kernel twice.
-        preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509
-    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +132,13 @@ def clear(run: RunDirectory) -> None:
         raise _unusable(run, error) from error
 
 
+def release(run: RunDirectory, lock: int) -> None:
+    """Clear it and let go of its lock. What cannot be removed is the next start's complaint."""
+    with suppress(FrontendError):
+        clear(run)
+    os.close(lock)
+
+
 def _make(path: Path, *, parents: bool = False) -> None:
     path.mkdir(mode=0o700, parents=parents, exist_ok=True)
     _verify_private(path)
@@ -156,6 +165,37 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise FrontendError(f"run directory: `{path}` cannot be written: {error.strerror}") from error
+
+
+def close_gate(run: RunDirectory) -> None:
+    """Put a named pipe where the configuration will be: whoever opens it waits (fifo(7))."""
+    try:
+        os.mkfifo(run.configuration, 0o600)
+    except OSError as error:
+        raise _unusable(run, error) from error
+
+
+def open_gate(run: RunDirectory, text: str) -> int | None:
+    """Put the configuration in the place of the gate if somebody waits there; None if nobody does yet.
+
+    Returns the descriptor that it is to be written to as well, for who waits, and closed.
+    """
+    try:
+        # INVARIANT: without a reader it is ENXIO; what is written before there is one would be lost.
+        waiting = os.open(run.configuration, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise _unusable(run, error) from error
+    os.set_blocking(waiting, True)
+    written = run.configuration.with_suffix(".written")
+    try:
+        write_private(written, text)
+        written.replace(run.configuration)
+    except BaseException:
+        os.close(waiting)
+        raise
+    return waiting
 
 
 def allows_programs(path: Path) -> bool:

@@ -26,7 +26,13 @@ class Wardship:
         self._group: int | None = None
         self._dismissed = False
         self._deaths = 0
-        self._process, self._exit = self._spawn()
+        self._process = self._spawn()
+        self._exit: asyncio.Future[int] | None = None
+
+    def watch(self) -> None:
+        """Replace it from now on whenever it dies; the running loop does."""
+        self._exit = exit_of(self._process)
+        self._exit.add_done_callback(self._replace)
 
     @property
     def pid(self) -> int:
@@ -42,21 +48,31 @@ class Wardship:
         """Say that there is nothing left to end, and wait for the warden to leave."""
         if self._dismissed:
             return
+        self._excuse()
+        if self._exit is not None:
+            await settled(self._exit, LEAVES_WITHIN)
+            if self._exit.done():
+                self._process.wait()
+
+    def release(self) -> None:
+        """Do the same without a loop, for a warden that is not watched."""
+        self._excuse()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(LEAVES_WITHIN)
+
+    def _excuse(self) -> None:
         self._dismissed = True
         self._say(b"done\n")
         with suppress(OSError):
             piped(self._process.stdin).close()
-        await settled(self._exit, LEAVES_WITHIN)
-        if self._exit.done():
-            self._process.wait()
 
     def _say(self, line: bytes) -> None:
         # A warden that is gone does not listen: the next one is told when it is started.
         with suppress(BrokenPipeError):
             os.write(piped(self._process.stdin).fileno(), line)
 
-    def _spawn(self) -> tuple[subprocess.Popen[bytes], asyncio.Future[int]]:
-        process = subprocess.Popen(
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             (sys.executable, "-I", "-S", str(Path(warden.__file__)), os.fsdecode(self._mark)),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -67,9 +83,6 @@ class Wardship:
             # would carry the same mark.
             pass_fds=(self._lock,),
         )
-        ended = exit_of(process)
-        ended.add_done_callback(self._replace)
-        return process, ended
 
     def _replace(self, gone: asyncio.Future[int]) -> None:
         if self._dismissed or gone.cancelled():
@@ -85,6 +98,7 @@ class Wardship:
         with suppress(OSError):
             piped(self._process.stdin).close()
         self._process.wait()
-        self._process, self._exit = self._spawn()
+        self._process = self._spawn()
+        self.watch()
         if self._group is not None:
             self.tell(self._group)

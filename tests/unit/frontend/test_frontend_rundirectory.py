@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from torchserve_guard.errors import FrontendError
+from torchserve_guard.frontend.headstart import tell
 from torchserve_guard.frontend.rundirectory import (
     LONGEST_SOCKET,
     RunDirectory,
     clear,
+    close_gate,
     create,
+    open_gate,
     trusted,
     verify_names,
     write_private,
@@ -134,3 +139,38 @@ def test_directories_that_others_can_write_into_are_not_trusted(tmp_path):
         mine,
         Path("/usr/bin"),
     )
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 1_000_000], ids=str)
+def test_who_waits_at_the_gate_reads_all_of_it_and_who_comes_later_too(made, size):
+    text = "x" * size
+    close_gate(made)
+    assert open_gate(made, text) is None
+    assert stat.S_ISFIFO(made.configuration.stat().st_mode)
+    read: list[str] = []
+    waiter = threading.Thread(target=lambda: read.append(made.configuration.read_text()))
+    waiter.start()
+    while (waiting := open_gate(made, text)) is None:
+        pass
+    tell(waiting, text)
+    waiter.join(10)
+    assert read == [text]
+    assert made.configuration.read_text() == text
+    assert stat.S_IMODE(made.configuration.stat().st_mode) == 0o600
+
+
+def test_who_leaves_the_gate_is_told_nothing(made):
+    close_gate(made)
+    waiter = os.open(made.configuration, os.O_RDONLY | os.O_NONBLOCK)
+    waiting = open_gate(made, "x" * 1_000_000)
+    os.close(waiter)
+    assert waiting is not None
+    tell(waiting, "x" * 1_000_000)
+
+
+def test_a_gate_that_is_another_file_is_not_opened(made):
+    made.configuration.symlink_to("/dev/null")
+    with pytest.raises(FrontendError):
+        open_gate(made, "")
+    with pytest.raises(FrontendError):
+        close_gate(made)
