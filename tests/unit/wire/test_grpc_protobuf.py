@@ -34,6 +34,17 @@ def theirs(call, message: bytes) -> dict[str, object]:
     return {name: value for name, value in values.items() if value}
 
 
+def verify_theirs(call, message: bytes, found: dict[str, object]) -> None:
+    """Hold that google's reader finds the same, if it finds a message at all."""
+    try:
+        known = theirs(call, message)
+    except DecodeError:
+        # Only what lies inside of a field that passes unread can still be no message; TorchServe takes none of it.
+        assert any(field.kind is Kind.PASSED for field in call.fields)
+        return
+    assert found == known
+
+
 @given(filled())
 def test_what_googles_writer_writes_is_read_as_it_was_meant_and_written_as_it_writes_it(case):
     call, values = case
@@ -49,13 +60,7 @@ def test_whatever_is_accepted_is_read_by_google_in_the_same_way(call, message):
         found = parse(message, call.tags)
     except BadRequest:
         return
-    try:
-        known = theirs(call, message)
-    except DecodeError:
-        # Only what lies inside of a field that passes unread can still be no message.
-        assert any(field.kind is Kind.PASSED for field in call.fields)
-        return
-    assert found == known
+    verify_theirs(call, message, found)
 
 
 @given(filled(), st.data())
@@ -68,7 +73,7 @@ def test_one_changed_byte_never_makes_the_two_readers_differ(case, data):
         found = parse(bytes(message), call.tags)
     except BadRequest:
         return
-    assert found == theirs(call, bytes(message))
+    verify_theirs(call, bytes(message), found)
 
 
 SET_DEFAULT = next(call for call in CALLS if call.method == "SetDefault")
