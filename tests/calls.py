@@ -19,6 +19,7 @@ from torchserve_guard.audit import Entry
 from torchserve_guard.errors import AuditError
 from torchserve_guard.policy import Access, decide
 from torchserve_guard.proxy import Enforcer, Limits
+from torchserve_guard.proxy.grpc_forms import Forms
 from torchserve_guard.proxy.grpc_server import GrpcDoor, GrpcSpec
 from torchserve_guard.proxy.grpc_tls import GrpcTls
 from torchserve_guard.proxy.turns import Turns
@@ -85,6 +86,8 @@ class World:
     door: GrpcDoor | None = None
     tls: GrpcTls | None = None
     answer: int = 1 << 22
+    optional: bool = False
+    forms: Forms = field(default_factory=Forms)
     turns: Turns | None = None
     notes: list[tuple] = field(default_factory=list)
 
@@ -122,7 +125,16 @@ class World:
             now=time.time,
         )
         specs = {listener: self.spec(listener) for listener in self.ports}
-        return GrpcDoor(specs, enforcer, limits, optional=False, tls=self.tls, note=self.notes.append, turns=self.turns)
+        return GrpcDoor(
+            specs,
+            enforcer,
+            limits,
+            optional=self.optional,
+            forms=self.forms,
+            tls=self.tls,
+            note=self.notes.append,
+            turns=self.turns,
+        )
 
     @asynccontextmanager
     async def channel(self, listener: Listener = Listener.INFERENCE, **options) -> AsyncIterator[aio.Channel]:

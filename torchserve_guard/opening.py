@@ -126,6 +126,7 @@ async def grpc_door(
     """
     if not settings.grpc_listeners:
         return None
+    from torchserve_guard.proxy.grpc_forms import Forms  # noqa: PLC0415
     from torchserve_guard.proxy.grpc_ports import told_apart  # noqa: PLC0415
     from torchserve_guard.proxy.grpc_server import GrpcDoor  # noqa: PLC0415 - see above
 
@@ -137,7 +138,8 @@ async def grpc_door(
         if listener.value in settings.grpc_listeners
     }
     optional = settings.passthrough.get("ts_open_inference_protocol", "").lower() == "true"
-    return GrpcDoor(specs, enforcer, limits, optional=optional, tls=_tls(settings), note=note, turns=turns)
+    forms = Forms(settings.stream_models, settings.kserve_models)
+    return GrpcDoor(specs, enforcer, limits, optional=optional, forms=forms, tls=_tls(settings), note=note, turns=turns)
 
 
 def _tls(settings: Settings) -> GrpcTls | None:

@@ -76,6 +76,7 @@ RECIPES = {
     "doubled": Recipe("doubled", HANDLERS / "torchscript.py", serialized=scripted_module),
     "weighted": Recipe("weighted", HANDLERS / "verified.py", serialized=weights, model_file=LAYER),
     "counting": Recipe("counting", HERE / "counting.py"),
+    "kserved": Recipe("kserved", HERE / "kserved.py"),
     "writing": Recipe("writing", HERE / "writing.py"),
     "summing": Recipe("summing", HERE / "summing.py", configuration=SEQUENCES),
     "broken": Recipe("broken", HERE / "broken.py"),

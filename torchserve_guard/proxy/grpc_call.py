@@ -162,10 +162,12 @@ class Call(Reply):
             self._link.grant(self.stream)
 
     def _permit(self, row: Row, message: bytes) -> None:
-        """Return if a message for a model may go on. Raises what `Enforcer.permit` raises, and BadRequest."""
+        """Return if a message for a model may go on. Raises what `permit` and `Forms.verify` raise, and BadRequest."""
         understood = self._understood = self._passage.understood(classify_call(row, message))
         enforcer, head = self._passage.enforcer, self._head
         self._principal = enforcer.permit(understood, head.authorization, self._certificate).name
+        # After the permission: who may not ask is told nothing of the models.
+        self._passage.forms.verify(understood.operation)
         if self._passage.turns is not None and self._turn is None:
             self._take_turn(understood.operation)
 

@@ -11,6 +11,7 @@ from torchserve_guard.audit.access_line import Note
 from torchserve_guard.errors import TooMany
 from torchserve_guard.proxy.crowd import Crowd
 from torchserve_guard.proxy.enforcement import Enforcer, Understood, understood_call
+from torchserve_guard.proxy.grpc_forms import Forms
 from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
 from torchserve_guard.proxy.head import Kept
 from torchserve_guard.proxy.limits import Limits
@@ -29,7 +30,10 @@ _MOST_REMEMBERED = 1024
 
 
 class GrpcPassage(Threshold):
-    """From one gRPC listener to TorchServe. `optional` says whether the Open Inference Protocol is served."""
+    """From one gRPC listener to TorchServe.
+
+    `optional` says whether the Open Inference Protocol is served, `forms` which models answer in which form.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class GrpcPassage(Threshold):
         counts: Counts,
         crowd: Crowd,
         optional: bool,
+        forms: Forms,
         note: Callable[[Note], None] | None = None,
         turns: Turns | None = None,
     ) -> None:
@@ -57,6 +62,7 @@ class GrpcPassage(Threshold):
         self.name = f"{DOOR}{listener.value}"
         self.upstream = upstream
         self._optional = optional
+        self.forms = forms
         self._rows: dict[str, tuple[Row, Understood]] = {}
         self.longest = limits.management_body if listener is Listener.MANAGEMENT else limits.body
         self.calls = 0

@@ -12,6 +12,7 @@ from torchserve_guard.proxy.descriptors import fitting
 from torchserve_guard.proxy.enforcement import Enforcer
 from torchserve_guard.proxy.grpc_address import addresses, taken
 from torchserve_guard.proxy.grpc_client import Client
+from torchserve_guard.proxy.grpc_forms import Forms
 from torchserve_guard.proxy.grpc_passage import GrpcPassage
 from torchserve_guard.proxy.grpc_tls import GrpcTls
 from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
@@ -61,8 +62,8 @@ class GrpcStats:
 class GrpcDoor:
     """The gRPC listeners of one guard. Nothing listens before `open`, nothing is in flight after `close`.
 
-    `optional` says whether the Open Inference Protocol is served. With `tls` all listeners speak TLS, and nothing else.
-    `note` and `turns` are as `Threshold` has them.
+    `optional` and `forms` are as `GrpcPassage` has them, `note` and `turns` as `Threshold` does. With `tls` all
+    listeners speak TLS, and nothing else.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class GrpcDoor:
         limits: Limits,
         *,
         optional: bool,
+        forms: Forms,
         tls: GrpcTls | None = None,
         note: Callable[[Note], None] | None = None,
         turns: Turns | None = None,
@@ -90,6 +92,7 @@ class GrpcDoor:
                 counts=self._counts,
                 crowd=self._crowd,
                 optional=optional,
+                forms=forms,
                 note=note,
                 turns=turns,
             )

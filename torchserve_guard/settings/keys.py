@@ -361,6 +361,8 @@ ROWS: tuple[Key, ...] = (
     _guard("guard.audit_log", Kind.PATH),
     _guard("guard.pass_environment"),
     _guard("guard.private_copies"),
+    _guard("guard.stream_models", default="*"),
+    _guard("guard.kserve_models", default="*"),
     _guard("guard.workers", default="1"),
     _guard("guard.max_request_size", Kind.INT, 1, LONG_MAX),
     _guard("guard.access_log", Kind.PATH),

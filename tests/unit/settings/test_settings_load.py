@@ -75,6 +75,13 @@ def test_the_mode_has_two_spellings(told, spelling, value, mode):
         "guard.pass_environment=A B",
         "guard.private_copies=../m.mar",
         "guard.private_copies=m.mar n.mar",
+        "guard.stream_models=",
+        "guard.stream_models=m,*",
+        "guard.stream_models=none,m",
+        "guard.stream_models=../m",
+        "guard.kserve_models=a b",
+        "guard.kserve_models=m,,n",
+        "guard.stream_model=m",
         "guard.workers=0",
         "guard.workers=65",
         "guard.workers=-1",
@@ -144,6 +151,20 @@ def test_what_cannot_be_honoured_is_refused_with_its_place_and_its_words(told, l
     key = re.split("[=]", line)[0]
     assert "config.properties" in complaints(refused)
     assert key in complaints(refused) or "\\u" in line
+
+
+@pytest.mark.parametrize("key", ["stream_models", "kserve_models"])
+def test_models_are_named_by_what_they_are_served_as_and_without_it_are_all(told, key):
+    assert (told("").stream_models, told("").kserve_models) == (None, None)
+    others = {"stream_models", "kserve_models"} - {key}
+    for value, names in (("*", None), ("none", frozenset()), ("m , n", frozenset({"m", "n"}))):
+        settings = told(f"guard.{key}={value}")
+        assert getattr(settings, key) == names
+        assert {getattr(settings, other) for other in others} == {None}
+    with pytest.raises(ConfigError) as refused:
+        told("# first line", f"guard.{key}=m n")
+    assert f"config.properties:2: `guard.{key}=m n` holds `m n`, which is not the name of a model" in str(refused.value)
+    assert str(refused.value).endswith("or write `*` for all or `none`")
 
 
 def test_every_complaint_is_told_at_once_with_its_line(told):
