@@ -138,7 +138,7 @@ async def grpc_door(
         if listener.value in settings.grpc_listeners
     }
     optional = settings.passthrough.get("ts_open_inference_protocol", "").lower() == "true"
-    forms = Forms(settings.stream_models, settings.kserve_models)
+    forms = Forms(settings.stream_models, settings.kserve_models, settings.unary_models)
     return GrpcDoor(specs, enforcer, limits, optional=optional, forms=forms, tls=_tls(settings), note=note, turns=turns)
 
 

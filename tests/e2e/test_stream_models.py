@@ -7,6 +7,7 @@ import time
 
 import grpc
 import messages
+import psutil
 import pytest
 import servers
 
@@ -19,7 +20,11 @@ PREDICT, STREAM, CONVERSE = (
 INFER = messages.OPEN_INFERENCE + "ModelInfer"
 ARCHIVES = ("noop.mar", "counting.mar", "summing.mar", "kserved.mar")
 SETTINGS = {"load_models": ",".join(ARCHIVES), "ts_open_inference_protocol": "true"}
-NAMED = {"guard.stream_models": "counting, summing", "guard.kserve_models": "kserved"}
+NAMED = {
+    "guard.stream_models": "counting, summing",
+    "guard.kserve_models": "kserved",
+    "guard.unary_models": "noop, kserved",
+}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +110,16 @@ def test_where_every_model_may_be_asked_one_call_ends_a_worker_as_in_stock(every
     assert predicted(everywhere, "noop", b"back") == b"back"
 
 
+def test_where_every_model_may_be_asked_whole_one_call_ends_a_worker_for_ever_as_in_stock(everywhere):
+    (before,) = pids(everywhere, "counting")
+    answers, code, _ = said(everywhere, PREDICT, asking(PREDICT, "counting"))
+    assert ([one.prediction for one in answers], code) == ([b"1"], CODE.OK)
+    time.sleep(10)  # a worker that is missed is back after three
+    # TorchServe does not miss it: it is gone, none has taken its place, and the model is said to be ready.
+    assert workers(everywhere, "counting") == [(before, "READY")]
+    assert not psutil.pid_exists(before)
+
+
 @pytest.mark.parametrize(
     ("path", "model", "rule"),
     [
@@ -113,6 +128,7 @@ def test_where_every_model_may_be_asked_one_call_ends_a_worker_as_in_stock(every
         (CONVERSE, "noop", "grpc.stream-models"),
         (INFER, "noop", "grpc.kserve-models"),
         (INFER, "counting", "grpc.kserve-models"),
+        (PREDICT, "counting", "grpc.unary-models"),
     ],
 )
 def test_where_models_are_named_no_other_is_asked_and_none_loses_a_worker(told, path, model, rule):
@@ -120,7 +136,7 @@ def test_where_models_are_named_no_other_is_asked_and_none_loses_a_worker(told, 
     for _ in range(3):
         answers, code, details = said(told, path, asking(path, model))
         assert (answers, code) == ([], CODE.UNIMPLEMENTED)
-        assert details.endswith("here; use Predictions.")
+        assert details.endswith("here; use StreamPredictions." if path == PREDICT else "here; use Predictions.")
         assert predicted(told, "noop", b"goes on") == b"goes on"
     time.sleep(0.5)  # a worker that is told to end would be seen to by now
     assert {name: pids(told, name) for name in before} == before

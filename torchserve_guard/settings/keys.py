@@ -363,6 +363,7 @@ ROWS: tuple[Key, ...] = (
     _guard("guard.private_copies"),
     _guard("guard.stream_models", default="*"),
     _guard("guard.kserve_models", default="*"),
+    _guard("guard.unary_models", default="*"),
     _guard("guard.workers", default="1"),
     _guard("guard.max_request_size", Kind.INT, 1, LONG_MAX),
     _guard("guard.access_log", Kind.PATH),

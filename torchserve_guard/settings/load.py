@@ -145,6 +145,7 @@ def _settings(reading: Reading) -> Settings:
         workers=reading.read("guard.workers", _workers, cast("int | None", 1)),
         private_copies=reading.read("guard.private_copies", _archives, cast("tuple[str, ...]", ())),
         stream_models=reading.read("guard.stream_models", named_models.parse, cast("frozenset[str] | None", None)),
+        unary_models=reading.read("guard.unary_models", named_models.parse, cast("frozenset[str] | None", None)),
         kserve_models=reading.read("guard.kserve_models", named_models.parse, cast("frozenset[str] | None", None)),
         pass_environment=reading.read("guard.pass_environment", _variables, cast("tuple[str, ...]", ())),
         passthrough=_passthrough(reading),

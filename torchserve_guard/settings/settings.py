@@ -72,7 +72,8 @@ class Settings:
     `signature_roles` must each have signed by another key; `signature_threshold` is then their number.
     `texts` is what keys and variables were given, for waivers to be bound to; it may hold secrets.
     `private_copies` names the archives whose models may write to their folder; `*` is all of them.
-    `stream_models` and `kserve_models` name the models that may be asked for such answers over gRPC, None is all.
+    `stream_models`, `kserve_models` and `unary_models` name the models that may be asked for such answers over
+    gRPC, None is all.
     `workers` is how many processes serve inference, None for as many as the machine is worth.
     `manifest_named` says that the user named the manifest, which is then never let be missing.
     """
@@ -116,6 +117,7 @@ class Settings:
     private_copies: tuple[str, ...] = ()
     stream_models: frozenset[str] | None = None
     kserve_models: frozenset[str] | None = None
+    unary_models: frozenset[str] | None = None
     workers: int | None = 1
     terms: Terms = field(default_factory=Terms)
     findings: tuple[Finding, ...] = ()

@@ -153,10 +153,10 @@ def test_what_cannot_be_honoured_is_refused_with_its_place_and_its_words(told, l
     assert key in complaints(refused) or "\\u" in line
 
 
-@pytest.mark.parametrize("key", ["stream_models", "kserve_models"])
+@pytest.mark.parametrize("key", ["stream_models", "kserve_models", "unary_models"])
 def test_models_are_named_by_what_they_are_served_as_and_without_it_are_all(told, key):
-    assert (told("").stream_models, told("").kserve_models) == (None, None)
-    others = {"stream_models", "kserve_models"} - {key}
+    assert (told("").stream_models, told("").kserve_models, told("").unary_models) == (None, None, None)
+    others = {"stream_models", "kserve_models", "unary_models"} - {key}
     for value, names in (("*", None), ("none", frozenset()), ("m , n", frozenset({"m", "n"}))):
         settings = told(f"guard.{key}={value}")
         assert getattr(settings, key) == names
