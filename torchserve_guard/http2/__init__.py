@@ -1,7 +1,7 @@
 """HTTP/2, as much of it as gRPC needs: frames, header blocks and flow control, strictly, without a socket (RFC 9113).
 
-Every breach of the protocol ends the connection, a stream's too: section 5.4.2 allows it, and a stream that a peer can
-make us reset is an attack (CVE-2025-8671). No header block that we say refers to another.
+A breach of the protocol ends the connection; what is the error of one stream ends that stream alone, and counts as if
+the peer had reset it (CVE-2025-8671). No header block that we say refers to another.
 """
 
 from torchserve_guard.http2.connection import Connection

@@ -277,9 +277,14 @@ class Connection(Outlet, Generic[Head]):
         """Take no notice, but of what is wrong with it (section 6.3)."""
         if not number:
             raise Broken(Code.PROTOCOL, "what concerns a stream is said on none")
-        stream = self.streams.get(number)
-        if len(payload) != frames.PRIORITY_SIZE and stream is not None:
-            self._part_with(stream, Broken(Code.FRAME_SIZE, "a frame has another size than it may have"))
+        if len(payload) == frames.PRIORITY_SIZE:
+            return
+        error, stream = _of_another_size(), self.streams.get(number)
+        if stream is not None:
+            self._part_with(stream, error)
+        elif number not in self._unheard:
+            # There is no stream to end; section 5.4.1 lets the connection end in its place.
+            raise error
 
     def _heard_settings(self, flags: int, payload: bytes) -> None:
         if flags & frames.ACK:
@@ -317,6 +322,10 @@ def _grown_by_nothing() -> Broken:
     return Broken(Code.PROTOCOL, "a window grows by nothing")
 
 
+def _of_another_size() -> Broken:
+    return Broken(Code.FRAME_SIZE, "a frame has another size than it may have")
+
+
 def _number(payload: bytes) -> int:
     _verify_size(payload, frames.NUMBER.size)
     (number,) = frames.NUMBER.unpack(payload)
@@ -331,4 +340,4 @@ def _grown(window: int, more: int) -> int:
 
 def _verify_size(payload: bytes, size: int) -> None:
     if len(payload) != size:
-        raise Broken(Code.FRAME_SIZE, "a frame has another size than it may have")
+        raise _of_another_size()

@@ -15,6 +15,8 @@ Fields = tuple[Field, ...]
 
 LARGEST_TABLE = 4096
 """Bytes of the dynamic table: the size that holds until another is agreed upon, and none is."""
+NO_TABLE = b"\x20"
+"""What a block begins with from which on no table is used: its size is nothing (section 6.3)."""
 _OVERHEAD = 32  # section 4.1
 # What the first byte of a field says (section 6), which bits of a byte a number begins in, and whether more follow.
 _INDEXED, _KEPT, _RESIZED = 0x80, 0x40, 0x20

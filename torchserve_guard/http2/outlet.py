@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torchserve_guard.http2 import frames
 from torchserve_guard.http2.frames import Code, Setting
+from torchserve_guard.http2.hpack import NO_TABLE
 from torchserve_guard.http2.patience import Patience
 from torchserve_guard.http2.stream import Owner, Said, Stream
 
@@ -36,6 +37,9 @@ class Outlet(ABC):
         self._server = server
         self._latest = 0
         self._first_window = frames.FIRST_WINDOW
+        # INVARIANT: the first block that is said gives up our table. Else a peer that allows less of it than at the
+        # beginning must end the connection at the next block (RFC 9113 section 4.3.1); no size is less than none.
+        self._foreword = NO_TABLE
         # What could be sent but for what all streams share: the connection's window, and the transport.
         self._waiting: dict[int, Stream] = {}
         # Streams that were given up before the peer had said its last: it may be on its way.
@@ -75,7 +79,7 @@ class Outlet(ABC):
         """Begin a stream, as a client."""
         self._latest += 2 if self._latest else 1
         stream = self._begun(self._latest, owner)
-        self._say(frames.head_frames(stream.number, block, end=False))
+        self._say_head(stream, block, end=False)
         return stream
 
     def accept(self, number: int, owner: Owner, ended: bool) -> Stream:  # noqa: FBT001 - hot
@@ -90,7 +94,7 @@ class Outlet(ABC):
 
     def send_head(self, stream: Stream, block: bytes) -> None:
         """Say a header block that is not the last thing said."""
-        self._say(frames.head_frames(stream.number, block, end=False))
+        self._say_head(stream, block, end=False)
 
     def send(self, stream: Stream, data: Said, ended: bool = False) -> None:  # noqa: FBT001, FBT002 - hot
         """Say a piece of a body, now or when there is room for it."""
@@ -152,6 +156,10 @@ class Outlet(ABC):
             self.wake()
         self.out.append(said)
 
+    def _say_head(self, stream: Stream, block: bytes, *, end: bool) -> None:
+        foreword, self._foreword = self._foreword, b""
+        self._say(frames.head_frames(stream.number, foreword + block, end=end))
+
     def _pump_all(self) -> None:
         for stream in tuple(self._waiting.values()):
             if self.choked or self.window <= 0:
@@ -184,7 +192,7 @@ class Outlet(ABC):
         self._waiting.pop(stream.number, None)
         if stream.last is not None and not stream.said:
             if stream.last:
-                self._say(frames.head_frames(stream.number, stream.last, end=True))
+                self._say_head(stream, stream.last, end=True)
             else:
                 self._say(frames.frame(frames.DATA, frames.END_STREAM, stream.number))
             self._end(stream)

@@ -3,6 +3,7 @@
 import contextlib
 from collections import defaultdict
 
+import hpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,12 +158,14 @@ def test_the_same_block_is_read_once_and_anew_when_the_table_has_changed():
     server = Side(server=True)
     client = Side(server=False)
     read = []
+    begun(client, b"the first block changes the table")
+    talk(client, server)
     server.understood = lambda fields: read.append(fields) or fields
-    for _ in range(3):
+    for _ in range(2):
         begun(client, b"x")
     talk(client, server)
     assert len(read) == 1
-    indexed = b"\x40\x01a\x01b"
+    indexed = b"\x3f\xe1\x1f" + b"\x40\x01a\x01b"  # a table of 4096 bytes again, and a field for it
     for number, block in ((7, indexed), (9, b"\xbe"), (11, b"\xbe"), (13, b"\x40\x01a\x01c"), (15, b"\xbe")):
         server.feed(len(block).to_bytes(3) + bytes([1, 5]) + number.to_bytes(4) + block)
     heads = {number: head for number, head, _ in server.heads}
@@ -189,6 +192,57 @@ def test_bytes_of_any_kind_are_frames_or_end_the_connection(said):
     server.feed(client.flushed())
     with contextlib.suppress(Broken):
         server.feed(said)
+
+
+def heads(said):
+    """The header blocks in what is said, each of one frame."""
+    while said:
+        end = 9 + int.from_bytes(said[:3])
+        if said[3] == 1:
+            yield said[9:end]
+        said = said[end:]
+
+
+@pytest.mark.parametrize("sizes", [(0,), (0, 4096), (4096, 100), (0, 1 << 16)])
+def test_a_client_that_makes_its_table_smaller_reads_all_answers(sizes):
+    """RFC 9113 section 4.3.1. hyper's `hpack` refuses what goes on with a larger table, as nghttp2 and Netty do."""
+    client, server, reader = Side(server=False), Side(server=True), hpack.Decoder()
+    talk(client, server)
+    server.feed(spoken(4, 0, b"".join(told(1, size) for size in sizes)))
+    reader.max_allowed_table_size = min(sizes)
+    for _ in range(3):
+        begun(client, b"x")
+        server.feed(client.flushed())
+        said = [reader.decode(block, raw=True) for block in heads(server.flushed())]
+        assert [tuple(map(tuple, fields)) for fields in said] == [((b":path", b"/x"),), ((b"grpc-status", b"0"),)]
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "idle"])
+def test_a_priority_of_another_size_ends_the_connection_when_there_is_no_stream_to_end(ended):
+    """RFC 9113 sections 6.3 and 5.4.1."""
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    if ended:
+        begun(client, b"x")
+        talk(client, server)
+        assert not server.streams
+    with pytest.raises(Broken) as caught:
+        server.feed(spoken(2, 1, bytes(4)))
+    assert caught.value.code is Code.FRAME_SIZE
+
+
+def test_a_priority_of_another_size_ends_the_stream_that_it_is_of():
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    for _ in range(2):
+        owner = Owner(client, client._latest + 2 if client._latest else 1)
+        owner.stream = client.begin(owner, HEAD)
+    talk(client, server)
+    for _ in range(2):
+        server.feed(spoken(2, 1, bytes(6)))  # the second was on its way when the stream ended
+    talk(client, server)
+    assert client.resets == [(1, Code.FRAME_SIZE)]
+    assert list(server.streams) == [3]
 
 
 def test_a_farewell_is_heard():
