@@ -22,6 +22,7 @@ from torchserve_guard.admin.instance import Instance, publish
 from torchserve_guard.admin.socket import ControlSocket
 from torchserve_guard.admin.status import State, Status
 from torchserve_guard.archives.roster import Roster
+from torchserve_guard.asking import listen
 from torchserve_guard.audit import AccessLog, AuditLog
 from torchserve_guard.audit.access_line import Form
 from torchserve_guard.authorization import Authorization
@@ -69,6 +70,7 @@ class Guard:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.ask_to_stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask_to_renew)
+        listen()
         root = self.launching.root
         with _access_log(self.settings.access_log) as self.access:
             control = self._control_path(root)

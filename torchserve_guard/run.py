@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import uvloop
 
 from torchserve_guard import __version__, archives, reporting
 from torchserve_guard.admin.instance import Instance, claimed, publish
+from torchserve_guard.asking import Asking, hold, listen
 from torchserve_guard.audit import AuditLog
 from torchserve_guard.errors import FrontendError, GuardError
 from torchserve_guard.guard import Guard, Say
@@ -28,7 +28,6 @@ from torchserve_guard.workers import Interpreter
 
 FINDINGS = 3
 NOT_FOR_OTHERS = 0o007  # who may connect to a unix listener is who may write to it (hazard H56)
-ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Progress(Protocol):
@@ -56,33 +55,34 @@ def start(
     `allow_rollback` takes a manifest older than the last one started.
     """
     # Held back until it can be put on record; then as good as an interrupt from the keyboard.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    hold()
     os.umask(os.umask(0o077) | NOT_FOR_OTHERS)
     with claimed(settings.state_dir, settings.config) as record, _recorded(settings) as log:
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
             with (
                 _refusals_recorded(log),
                 run_directory(settings) as root,
                 Launching(settings, root, os.environ) as launching,
             ):
                 publish(record, Instance(os.getpid(), str(settings.config), "", str(root)))
-                checked = _checked(
-                    settings,
-                    log,
-                    say,
-                    progress,
-                    interpreter=interpreter,
-                    begin=launching.begin,
-                    allow_rollback=allow_rollback,
-                )
+                with Asking() as asking:
+                    listen()
+                    checked = _checked(
+                        settings,
+                        log,
+                        say,
+                        progress,
+                        interpreter=interpreter,
+                        begin=launching.begin,
+                        allow_rollback=allow_rollback,
+                    )
+                    asking.obey()
                 if checked is None:
                     return FINDINGS
                 return _served(settings, checked, record, log, say, launching=launching, opened=opened)
         except KeyboardInterrupt:
-            # Asked to stop before TorchServe was launched; from then on the guard itself listens to signals.
-            log.event("stop", reason="asked before TorchServe was launched")
+            # From then on the guard itself listens to signals.
+            log.event("stop", reason="asked before TorchServe was told of anything")
             say("stopped")
             return 0
 
@@ -128,7 +128,10 @@ def _served(
 ) -> int:
     store, models = _store(settings), checked.models
     guard = Guard(settings, store, models, log, record, say, launching, opened, checked.authorization)
-    return uvloop.run(guard.serve())
+    try:
+        return uvloop.run(guard.serve())
+    finally:
+        hold()
 
 
 def _store(settings: Settings) -> archives.Store:

@@ -42,7 +42,7 @@ def heavy(place):
 
 
 def held(server: servers.Guarded) -> psutil.Process:
-    """Launch, and stop the guard in its tracks while it verifies; return the JVM that waits."""
+    """Launch, and stop the guard in its tracks while it verifies; return the JVM that waits, or will."""
     server.launch()
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -133,6 +133,37 @@ def wardens(server: servers.Guarded) -> list[psutil.Process]:
     family = psutil.Process(server.process.pid).children()
     alive = [child for child in family if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if any(word.endswith("/warden.py") for word in child.cmdline())]
+
+
+@pytest.mark.parametrize("how", ["refused", "stopped"])
+def test_a_java_that_is_the_child_of_a_script_goes_with_it(guard, heavy, how):
+    home = heavy.parent / "java"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "java").write_text(f'#!/bin/sh\n{find_java(os.environ).path} "$@"\nexit $?\n')
+    (home / "bin" / "java").chmod(0o755)
+    with (heavy / "heavy.tar.gz").open("r+b") as file:
+        file.write(b"changed")
+    server = guard(heavy, {"load_models": "heavy.tar.gz"}, environment={"JAVA_HOME": str(home)})
+    held(server)
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert len([one for one in family if "org.pytorch.serve.ModelServer" in one.cmdline()]) == 2
+    if how == "stopped":
+        server.signal(signal.SIGTERM)
+    server.signal(signal.SIGCONT)
+    assert server.wait(60) == (4 if how == "refused" else 0)
+    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert server.audit()[-1]["event"] == ("start-refused" if how == "refused" else "stop")
+
+
+def test_a_terminal_that_is_closed_meanwhile_leaves_nothing(guard, heavy):
+    server = guard(heavy, {"load_models": "heavy.tar.gz"})
+    java = held(server)
+    for number in (signal.SIGHUP, signal.SIGCONT, signal.SIGTERM, signal.SIGTERM):
+        server.signal(number)
+    assert server.wait(30) == 0, server.output()
+    assert not java.is_running()
+    assert [entry["event"] for entry in server.audit()] == ["start", "stop"]
+    assert not list((server.folder / "tmp").glob("tsguard-*"))
 
 
 def test_nothing_is_launched_when_the_settings_alone_stop_the_start(guard, own_store):

@@ -17,7 +17,6 @@ from torchserve_guard.cli.narrowing import narrowed
 from torchserve_guard.errors import GuardError
 
 INTERNAL = 1
-INTERRUPTED = 130
 
 COMMANDS = {
     "start": "start",
@@ -44,8 +43,6 @@ def run(words: Sequence[str]) -> None:
         for line in lines.of_error(error):
             typer.echo(line, err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(INTERNAL)

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from torchserve_guard.errors import FrontendError
-from torchserve_guard.frontend import rundirectory
-from torchserve_guard.frontend.child import tied_to
+from torchserve_guard.frontend import rundirectory, warden
+from torchserve_guard.frontend.child import piped, tied_to
 from torchserve_guard.frontend.configuration import Launch, command, log_configuration, render
 from torchserve_guard.frontend.wardship import Wardship
 
@@ -72,9 +72,11 @@ class HeadStart:
     def end(self) -> None:
         """End a JVM that was told nothing, and whatever watches it; nothing once it was taken over."""
         if self._process is not None:
-            # It has no children yet, and nothing to finish.
-            self._process.kill()
-            self._process.communicate()
+            # With all of its own: `java` may be a script, and the JVM its child.
+            warden.end(self._process.pid, self._launch.run.mark)
+            for stream in (self._process.stdout, self._process.stderr):
+                piped(stream).close()
+            self._process.wait()
             self._process = None
         if self._warden is not None:
             self._warden.release()
@@ -86,9 +88,9 @@ class HeadStart:
     def _begin(self, lock: int) -> None:
         _verify(self._launch)
         rundirectory.close_gate(self._launch.run)
-        # The warden comes first: there is no moment in which TorchServe runs and nobody watches the guard.
-        self._warden = Wardship(self._launch.run.mark, lock)
         try:
+            # The warden comes first: there is no moment in which TorchServe runs and nobody watches the guard.
+            self._warden = Wardship(self._launch.run.mark, lock)
             self._process = _spawned(self._launch)
         except (OSError, subprocess.SubprocessError) as error:
             raise FrontendError(f"torchserve: `{self._launch.java}` cannot be started: {error}") from error

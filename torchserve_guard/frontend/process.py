@@ -107,7 +107,7 @@ class Frontend:
 
     async def _abandon(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            warden.end(self._process.pid, self._launch.run.mark)
             self._process.wait()
         if self._warden is not None:
             await self._warden.dismiss()
@@ -181,7 +181,12 @@ class Frontend:
             if asyncio.get_running_loop().time() >= end:
                 raise readiness.late(deadline)
             await asyncio.sleep(GATE_EVERY)
-        await asyncio.to_thread(tell, waiting, text)
+        try:
+            # Who opened it and reads no more than a pipe holds is waited for as long as any other.
+            async with asyncio.timeout_at(end):
+                await asyncio.to_thread(tell, waiting, text)
+        except TimeoutError as error:
+            raise readiness.late(deadline) from error
 
     async def _until_keys(self, readiness: Readiness, end: float, deadline: float) -> None:
         while self._keys is None:

@@ -47,7 +47,12 @@ class Interpreter:
         """End it."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            # Not `communicate`: one that was broken off cannot be called again.
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
+            self._process.wait()
             self._process = None
 
     def ask(self, codes: tuple[questions.Code, ...]) -> questions.Answers | None:
