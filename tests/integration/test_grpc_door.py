@@ -284,7 +284,7 @@ async def test_a_deadline_is_torchserves_too_and_what_is_cancelled_here_is_cance
         world.upstream.behaviour = waits
         error = await ended(channel.unary_unary(PREDICT)(prediction(), metadata=INFER, timeout=0.5))
         assert error.code() is CODE.DEADLINE_EXCEEDED
-        assert 0 < left[0] <= 0.5
+        assert 0 < left[0] <= 0.51  # the peer reckons with another clock
         await asyncio.wait_for(world.upstream.cancelled.wait(), 5)
         for path, shape in ((PREDICT, channel.unary_unary), (STREAM, channel.unary_stream)):
             world.upstream.cancelled.clear()
