@@ -1,12 +1,14 @@
 """Java starts while archives are verified, and TorchServe is told nothing until they are (docs/adr/0021)."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -133,6 +135,30 @@ def wardens(server: servers.Guarded) -> list[psutil.Process]:
     family = psutil.Process(server.process.pid).children()
     alive = [child for child in family if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if any(word.endswith("/warden.py") for word in child.cmdline())]
+
+
+def test_one_that_still_verifies_says_so_and_can_be_told_to_stop(guard, heavy):
+    server = guard(heavy, {"load_models": "heavy.tar.gz"})
+    java = held(server)
+    told = server.run("status", "--config", str(server.config))
+    assert (told.returncode, told.stdout.split("\n")[0]) == (
+        0,
+        f"STARTING  process {server.process.pid} verifies archives",
+    )
+    document = json.loads(server.run("status", "--json", "--config", str(server.config)).stdout)
+    assert (document["state"], document["pid"]) == ("STARTING", server.process.pid)
+    asked = server.run("status", "--verify", "--config", str(server.config))
+    assert (asked.returncode, "still verifies" in asked.stderr) == (5, True)
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(server.run, "stop", "--config", str(server.config))
+        time.sleep(1.5)  # by then it was asked
+        server.signal(signal.SIGCONT)
+        done = stopping.result()
+    assert (done.returncode, done.stdout) == (0, "stopped\n")
+    assert server.wait(5) == 0
+    assert not java.is_running()
+    assert [entry["event"] for entry in server.audit()] == ["start", "stop"]
+    assert server.run("status", "--config", str(server.config)).returncode == 5
 
 
 @pytest.mark.parametrize("how", ["refused", "stopped"])

@@ -38,6 +38,11 @@ class Instance:
     control: str
     run_dir: str
 
+    @property
+    def verifying(self) -> bool:
+        """Whether it still verifies, and cannot be asked."""
+        return not self.control
+
 
 def _record_path(state_dir: Path, config: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(config.resolve())).hexdigest()[:16]
@@ -70,6 +75,8 @@ def claimed(state_dir: Path, config: Path) -> Iterator[Path]:
             ) from error
         try:
             _clear_up_after(_parsed(file.read(LARGEST_RECORD)))
+            # INVARIANT: while the place is held, what is on record is its holder: a signal is sent to that process.
+            file.truncate(0)
             yield path
         finally:
             file.truncate(0)
@@ -103,7 +110,7 @@ def publish(path: Path, instance: Instance) -> None:
 
 
 def running(state_dir: Path, config: Path) -> Instance | None:
-    """Return the guard that runs this configuration and can be asked, or None."""
+    """Return the guard that runs this configuration, or None."""
     path = _record_path(state_dir, config)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -112,8 +119,7 @@ def running(state_dir: Path, config: Path) -> Instance | None:
     with os.fdopen(descriptor) as file:
         question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         held = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, question))[0] != fcntl.F_UNLCK
-        found = _parsed(file.read(LARGEST_RECORD)) if held else None
-        return found if found is not None and found.control else None
+        return _parsed(file.read(LARGEST_RECORD)) if held else None
 
 
 def _parsed(text: str) -> Instance | None:

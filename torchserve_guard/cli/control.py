@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from http import HTTPStatus
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torchserve_guard.admin.instance import Instance
     from torchserve_guard.unix_http import Response
 
+SCHEMA = "torchserve_guard/status/v1"
 NOT_RUNNING = 5
 ANSWER_WITHIN = 5.0
 LONGEST_STOP = 600.0
@@ -52,6 +54,8 @@ def _ask(instance: Instance, method: str, target: str, within: float | None = No
 def _answer(instance: Instance, method: str, target: str, within: float) -> Response:
     from torchserve_guard.unix_http import request  # noqa: PLC0415 - heavy; `--help` does without
 
+    if instance.verifying:
+        raise FrontendError(f"process {instance.pid} still verifies archives, and cannot be asked yet; try again")
     try:
         return request(Path(instance.control), method, target, {}, within, limit=LONGEST_ANSWER)
     except OSError as error:
@@ -81,10 +85,13 @@ def status(
     """
     instance = _instance(config)
     if instance is None:
-        typer.echo(
-            json.dumps({"schema": "torchserve_guard/status/v1", "state": "STOPPED"}) if as_json else "not running"
-        )
+        typer.echo(json.dumps({"schema": SCHEMA, "state": "STOPPED"}) if as_json else "not running")
         raise typer.Exit(NOT_RUNNING)
+    if instance.verifying and not metrics and not verify:
+        starting = {"schema": SCHEMA, "state": "STARTING", "pid": instance.pid, "config": instance.config}
+        line = f"STARTING  process {instance.pid} verifies archives\n" + printable(f"config     {instance.config}")
+        typer.echo(json.dumps(starting) if as_json else line)
+        return
     if metrics:
         typer.echo(_answer(instance, "GET", "/metrics", ANSWER_WITHIN).body.decode("utf-8", "replace"), nl=False)
         return
@@ -156,7 +163,10 @@ def stop(config: options.Config = None) -> None:
         typer.echo("not running")
         return
     try:
-        _ask(instance, "POST", "/stop")
+        # Looked at again now that its process is known: the number could have become another's before.
+        latest = _instance(config)
+        if latest is not None and latest.pid == instance.pid:
+            _have_stopped(latest, process)
     except FrontendError:
         # It may have ended before it could answer, asked by somebody else: that is what was wanted.
         if _runs(process):
@@ -167,6 +177,17 @@ def stop(config: options.Config = None) -> None:
             raise FrontendError(f"process {instance.pid} is still stopping after {LONGEST_STOP:.0f} s; look at its log")
         time.sleep(LOOK_EVERY)
     typer.echo("stopped")
+
+
+def _have_stopped(instance: Instance, process: psutil.Process) -> None:
+    """Ask a guard to stop; one that still verifies listens to nothing but signals."""
+    import psutil  # noqa: PLC0415 - heavy; `--help` does without
+
+    if not instance.verifying:
+        _ask(instance, "POST", "/stop")
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
 
 
 def _process(pid: int) -> psutil.Process | None:
