@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--connections", type=int, nargs="+", default=CONNECTIONS, help="how many at a time")
     parser.add_argument("--warm-up", type=int, default=40, help="seconds of load on each server before any is counted")
     options = parser.parse_args()
     need("wrk")
@@ -26,7 +27,7 @@ def main() -> None:
         # The JVM compiles for some 20,000 requests; until then it is the compiler that is measured.
         for server in (stock, guarded) * 2:
             wrk(server.inference, "/predictions/noop", 8, options.warm_up // 2, folder)
-        for connections in CONNECTIONS:
+        for connections in options.connections:
             compare(stock, guarded, connections, options, folder)
 
 
