@@ -72,7 +72,7 @@ def test_verifying_with_a_key_asks_whoever_signed(store, tmp_path):
 @pytest.mark.parametrize(
     ("word", "modules"),
     [
-        ("start", {"start", "options", "progress"}),
+        ("start", {"start", "options", "progress", "saying"}),
         ("check", {"check", "delivery", "options", "progress", "targets"}),
         ("status", {"control", "options"}),
         ("stop", {"control", "options"}),

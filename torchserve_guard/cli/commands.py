@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -40,8 +41,9 @@ def run(words: Sequence[str]) -> None:
     try:
         narrowed(app(words), words)()
     except GuardError as error:
-        for line in lines.of_error(error):
-            typer.echo(line, err=True)
+        with contextlib.suppress(BrokenPipeError):
+            for line in lines.of_error(error):
+                typer.echo(line, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchserve_guard.cli import collecting, lines, options
 from torchserve_guard.cli.progress import Progress
+from torchserve_guard.cli.saying import Saying
 
 if TYPE_CHECKING:
     from torchserve_guard.settings import Settings
@@ -34,26 +34,22 @@ def start(
     """
     from torchserve_guard.workers import Interpreter  # noqa: PLC0415 - not for every command
 
-    with Interpreter(os.environ) as interpreter, Progress(sys.stderr) as progress:
+    with (
+        Saying(sys.stdout) as show,
+        Saying(sys.stderr) as say,
+        Interpreter(os.environ) as interpreter,
+        Progress(sys.stderr) as progress,
+    ):
         from torchserve_guard import run  # noqa: PLC0415 - what serving needs; meanwhile the interpreter starts
 
         collecting.as_usual()
         code = run.start(
             settings,
-            say=_say,
+            say=lambda text: say(lines.PREFIX + lines.indented(text)),
             progress=progress,
-            opened=_opened,
+            # Who waits for this line of TorchServe's may go on now; its own comes too early, and is withheld.
+            opened=lambda: show("Model server started."),
             interpreter=interpreter,
             allow_rollback=allow_rollback,
         )
     raise typer.Exit(code)
-
-
-def _opened() -> None:
-    # Who waits for this line of TorchServe's may go on now; TorchServe's own, which comes too early, is withheld.
-    with suppress(OSError):
-        typer.echo("Model server started.")
-
-
-def _say(text: str) -> None:
-    typer.echo(lines.PREFIX + lines.indented(text), err=True)
