@@ -19,9 +19,9 @@ from torchserve_guard.audit import Entry
 from torchserve_guard.errors import AuditError
 from torchserve_guard.policy import Access, decide
 from torchserve_guard.proxy import Enforcer, Limits
-from torchserve_guard.proxy.grpc_forms import Forms
-from torchserve_guard.proxy.grpc_server import GrpcDoor, GrpcSpec
-from torchserve_guard.proxy.grpc_tls import GrpcTls
+from torchserve_guard.proxy.grpc.forms import Forms
+from torchserve_guard.proxy.grpc.server import GrpcDoor, GrpcSpec
+from torchserve_guard.proxy.grpc.tls import GrpcTls
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
 

@@ -220,8 +220,8 @@ def _load(*, grpc: bool) -> None:
     """Import what is needed as soon as TorchServe is ready, and not before it was launched."""
     import_module("torchserve_guard.serving")
     if grpc:
-        import_module("torchserve_guard.proxy.grpc_ports")
-        import_module("torchserve_guard.proxy.grpc_server")
+        import_module("torchserve_guard.proxy.grpc.ports")
+        import_module("torchserve_guard.proxy.grpc.server")
     gc.collect()  # what the start left; what is left then is spared (`spare_what_stays`)
 
 

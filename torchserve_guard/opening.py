@@ -29,8 +29,8 @@ from torchserve_guard.settings import Profile, Settings, Tls
 from torchserve_guard.wire import Listener
 
 if TYPE_CHECKING:
-    from torchserve_guard.proxy.grpc_server import GrpcDoor, GrpcSpec
-    from torchserve_guard.proxy.grpc_tls import GrpcTls
+    from torchserve_guard.proxy.grpc.server import GrpcDoor, GrpcSpec
+    from torchserve_guard.proxy.grpc.tls import GrpcTls
 
 SECURE = "grpcs"
 PATIENCE = 30.0
@@ -126,9 +126,9 @@ async def grpc_door(
     """
     if not settings.grpc_listeners:
         return None
-    from torchserve_guard.proxy.grpc_forms import Forms  # noqa: PLC0415
-    from torchserve_guard.proxy.grpc_ports import told_apart  # noqa: PLC0415
-    from torchserve_guard.proxy.grpc_server import GrpcDoor  # noqa: PLC0415 - see above
+    from torchserve_guard.proxy.grpc.forms import Forms  # noqa: PLC0415
+    from torchserve_guard.proxy.grpc.ports import told_apart  # noqa: PLC0415
+    from torchserve_guard.proxy.grpc.server import GrpcDoor  # noqa: PLC0415 - see above
 
     ports = await told_apart(await grpc_ports(frontend.pid, PATIENCE), PATIENCE)
     behind = dict(zip((Listener.INFERENCE, Listener.MANAGEMENT), ports, strict=True))
@@ -144,7 +144,7 @@ async def grpc_door(
 
 def _tls(settings: Settings) -> GrpcTls | None:
     """Return what the listeners show when they are to speak TLS, as all of them do or none."""
-    from torchserve_guard.proxy.grpc_tls import GrpcTls  # noqa: PLC0415 - see above
+    from torchserve_guard.proxy.grpc.tls import GrpcTls  # noqa: PLC0415 - see above
 
     secure = any(address.scheme == SECURE for address in settings.grpc_listeners.values())
     if not secure:
@@ -156,7 +156,7 @@ def _tls(settings: Settings) -> GrpcTls | None:
 
 
 def _spec(settings: Settings, frontend: Frontend, listener: Listener, port: int) -> GrpcSpec:
-    from torchserve_guard.proxy.grpc_server import GrpcSpec  # noqa: PLC0415 - see above
+    from torchserve_guard.proxy.grpc.server import GrpcSpec  # noqa: PLC0415 - see above
 
     address, age = settings.grpc_listeners[listener.value], settings.grpc_ages[f"grpc_{listener.value}"]
     keys, inference = frontend.keys, listener is Listener.INFERENCE

@@ -21,7 +21,7 @@ from torchserve_guard.guard import Guard, Say
 from torchserve_guard.launching import Launching, run_directory
 from torchserve_guard.preflight import Preflight, preflight, stopping
 from torchserve_guard.proxy import verify_available
-from torchserve_guard.proxy.grpc_address import verify_grpc_available
+from torchserve_guard.proxy.grpc.address import verify_grpc_available
 from torchserve_guard.settings import Settings
 from torchserve_guard.wire import Listener
 from torchserve_guard.workers import Interpreter

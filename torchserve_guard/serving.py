@@ -35,7 +35,7 @@ from torchserve_guard.wire import Listener
 
 if TYPE_CHECKING:
     from torchserve_guard.opening import Listeners
-    from torchserve_guard.proxy.grpc_server import GrpcDoor
+    from torchserve_guard.proxy.grpc.server import GrpcDoor
 
 RENEW_AGAIN_AFTER = 5.0
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import servers
 
-from torchserve_guard.wire.grpc_calls import CALLS
+from torchserve_guard.wire.grpc.calls import CALLS
 
 pytestmark = pytest.mark.e2e
 

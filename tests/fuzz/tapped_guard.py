@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 from torchserve_guard.cli import main
-from torchserve_guard.proxy import grpc_ports
+from torchserve_guard.proxy.grpc import ports
 
 
 def redirected(folder: Path, relays: tuple[int, int]) -> None:
     """Put the relays between: what told TorchServe's two ports apart tells those of the relays."""
-    told_apart = grpc_ports.told_apart
+    told_apart = ports.told_apart
 
-    async def relayed(ports: tuple[int, ...], patience: float) -> tuple[int, int]:
-        (folder / "behind.json").write_text(json.dumps(await told_apart(ports, patience)))
+    async def relayed(found: tuple[int, ...], patience: float) -> tuple[int, int]:
+        (folder / "behind.json").write_text(json.dumps(await told_apart(found, patience)))
         return relays
 
-    grpc_ports.told_apart = relayed
+    ports.told_apart = relayed
 
 
 if __name__ == "__main__":

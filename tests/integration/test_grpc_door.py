@@ -40,10 +40,10 @@ from torchserve_guard.access import Mode
 from torchserve_guard.audit.access_line import Form, Writer
 from torchserve_guard.errors import ConfigError, VerificationError
 from torchserve_guard.proxy import Limits
-from torchserve_guard.proxy.grpc_address import verify_grpc_available
-from torchserve_guard.proxy.grpc_ports import told_apart
-from torchserve_guard.proxy.grpc_server import GrpcSpec
-from torchserve_guard.proxy.grpc_tls import GrpcTls
+from torchserve_guard.proxy.grpc.address import verify_grpc_available
+from torchserve_guard.proxy.grpc.ports import told_apart
+from torchserve_guard.proxy.grpc.server import GrpcSpec
+from torchserve_guard.proxy.grpc.tls import GrpcTls
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
 

@@ -10,7 +10,7 @@ import pytest
 from calls import CONVERSE, INFER, MANAGE, PREDICT, STREAM, TOKEN, World, opened, prediction, until
 
 from torchserve_guard.proxy import Limits
-from torchserve_guard.proxy.grpc_forms import Forms
+from torchserve_guard.proxy.grpc.forms import Forms
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
 

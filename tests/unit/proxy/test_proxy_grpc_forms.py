@@ -3,10 +3,10 @@
 import pytest
 
 from torchserve_guard.access import INFERENCE, Action, Operation, Resource
-from torchserve_guard.proxy.grpc_forms import ASKED_FOR, Forms, NotInThisForm
+from torchserve_guard.proxy.grpc.forms import ASKED_FOR, Forms, NotInThisForm
 from torchserve_guard.settings.keys import KEYS
-from torchserve_guard.wire.grpc_calls import CALLS, METHOD, Call
-from torchserve_guard.wire.grpc_status import CODES, refusal_status
+from torchserve_guard.wire.grpc.calls import CALLS, METHOD, Call
+from torchserve_guard.wire.grpc.status import CODES, refusal_status
 
 PIECES = ("InferenceAPIsService/StreamPredictions", "InferenceAPIsService/StreamPredictions2")
 WHOLE = "InferenceAPIsService/Predictions"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torchserve_guard.access import CHANGES, INFERENCE, MANAGEMENT, Action
 from torchserve_guard.errors import BadRequest, NotFound
 from torchserve_guard.wire import Listener, classify
-from torchserve_guard.wire.grpc_calls import CALLS, call_of, classify_call, render_call
-from torchserve_guard.wire.grpc_protobuf import Kind
+from torchserve_guard.wire.grpc.calls import CALLS, call_of, classify_call, render_call
+from torchserve_guard.wire.grpc.protobuf import Kind
 
 BY_METHOD = {call.method: call for call in CALLS}
 KINDS = {9: Kind.TEXT, 5: Kind.INTEGER, 8: Kind.BOOLEAN, 11: Kind.PASSED, 12: Kind.PASSED}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchserve_guard.errors import BadRequest, Forbidden, TooLarge, Unauthenticated
-from torchserve_guard.wire.grpc_message import MessageReader, UnknownEncoding, framed
-from torchserve_guard.wire.grpc_status import CODES, HTTP_OF, NAMES, printed, refusal_status
+from torchserve_guard.wire.grpc.message import MessageReader, UnknownEncoding, framed
+from torchserve_guard.wire.grpc.status import CODES, HTTP_OF, NAMES, printed, refusal_status
 
 PACKERS = {b"gzip": gzip.compress, b"deflate": zlib.compress}
 

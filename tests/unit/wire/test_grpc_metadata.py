@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchserve_guard.wire.grpc_metadata import (
+from torchserve_guard.wire.grpc.metadata import (
     NotACall,
     parse_answer_head,
     parse_call_head,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchserve_guard.errors import BadRequest
-from torchserve_guard.wire.grpc_calls import CALLS
-from torchserve_guard.wire.grpc_protobuf import MOST_FIELDS, Kind, parse, render
+from torchserve_guard.wire.grpc.calls import CALLS
+from torchserve_guard.wire.grpc.protobuf import MOST_FIELDS, Kind, parse, render
 
 READ = [call for call in CALLS if any(field.kind is not Kind.PASSED for field in call.fields)]
 VALUES = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 
 from torchserve_guard.http2 import encoded
-from torchserve_guard.proxy.grpc_behind import Asker, Behind
-from torchserve_guard.proxy.grpc_whole import Whole
-from torchserve_guard.wire.grpc_metadata import rendered_timeout
+from torchserve_guard.proxy.grpc.behind import Asker, Behind
+from torchserve_guard.proxy.grpc.whole import Whole
+from torchserve_guard.wire.grpc.metadata import rendered_timeout
 
 HOST = "127.0.0.1"
 

@@ -15,20 +15,20 @@ from torchserve_guard.errors import BadRequest, Refusal, TooMany
 from torchserve_guard.http2 import Code
 from torchserve_guard.proxy.answer import RequestTimeout
 from torchserve_guard.proxy.enforcement import Granted, Understood, understood_call
-from torchserve_guard.proxy.grpc_answer import Answer
-from torchserve_guard.proxy.grpc_end import End, ended
-from torchserve_guard.proxy.grpc_passage import MOST_CALLS, GrpcPassage
-from torchserve_guard.proxy.grpc_reply import CLIENT_GONE, Reply
-from torchserve_guard.proxy.grpc_whole import Whole
+from torchserve_guard.proxy.grpc.answer import Answer
+from torchserve_guard.proxy.grpc.end import End, ended
+from torchserve_guard.proxy.grpc.passage import MOST_CALLS, GrpcPassage
+from torchserve_guard.proxy.grpc.reply import CLIENT_GONE, Reply
+from torchserve_guard.proxy.grpc.whole import Whole
 from torchserve_guard.proxy.turns import waited_too_long
-from torchserve_guard.wire.grpc_calls import Call as Row
-from torchserve_guard.wire.grpc_calls import classify_call, render_call
-from torchserve_guard.wire.grpc_message import MessageReader, framed
-from torchserve_guard.wire.grpc_metadata import CallHead
-from torchserve_guard.wire.grpc_status import HTTP_OF
+from torchserve_guard.wire.grpc.calls import Call as Row
+from torchserve_guard.wire.grpc.calls import classify_call, render_call
+from torchserve_guard.wire.grpc.message import MessageReader, framed
+from torchserve_guard.wire.grpc.metadata import CallHead
+from torchserve_guard.wire.grpc.status import HTTP_OF
 
 if TYPE_CHECKING:
-    from torchserve_guard.proxy.grpc_client import Client
+    from torchserve_guard.proxy.grpc.client import Client
 
 _NO_MESSAGE = "A message is needed."
 _TOO_MANY_MESSAGES = "One message is needed, and no more."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torchserve_guard.http2 import Code, Fields, encoded
-from torchserve_guard.wire.grpc_metadata import AnswerHead
-from torchserve_guard.wire.grpc_status import CODES, printed
+from torchserve_guard.wire.grpc.metadata import AnswerHead
+from torchserve_guard.wire.grpc.status import CODES, printed
 
 # What a stream's end without a word means (gRPC over HTTP2, Errors).
 _RESETS = {

@@ -10,12 +10,12 @@ from torchserve_guard.audit.access_line import Note
 from torchserve_guard.proxy.crowd import Crowd
 from torchserve_guard.proxy.descriptors import fitting
 from torchserve_guard.proxy.enforcement import Enforcer
-from torchserve_guard.proxy.grpc_address import addresses, taken
-from torchserve_guard.proxy.grpc_client import Client
-from torchserve_guard.proxy.grpc_forms import Forms
-from torchserve_guard.proxy.grpc_passage import GrpcPassage
-from torchserve_guard.proxy.grpc_tls import GrpcTls
-from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
+from torchserve_guard.proxy.grpc.address import addresses, taken
+from torchserve_guard.proxy.grpc.client import Client
+from torchserve_guard.proxy.grpc.forms import Forms
+from torchserve_guard.proxy.grpc.passage import GrpcPassage
+from torchserve_guard.proxy.grpc.tls import GrpcTls
+from torchserve_guard.proxy.grpc.upstream import GrpcUpstream
 from torchserve_guard.proxy.limits import KIB, Limits
 from torchserve_guard.proxy.memory import keep_memory
 from torchserve_guard.proxy.passage import Counts

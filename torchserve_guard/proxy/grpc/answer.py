@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchserve_guard.http2 import Code, Stream
-from torchserve_guard.proxy.grpc_behind import Behind
-from torchserve_guard.proxy.grpc_end import Told, reset_end, told_end
-from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
+from torchserve_guard.proxy.grpc.behind import Behind
+from torchserve_guard.proxy.grpc.end import Told, reset_end, told_end
+from torchserve_guard.proxy.grpc.upstream import GrpcUpstream
 
 if TYPE_CHECKING:
-    from torchserve_guard.proxy.grpc_call import Call
+    from torchserve_guard.proxy.grpc.call import Call
 
 _PIECE = 256
 """About what Python needs for a piece beside its bytes."""

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from torchserve_guard.http2 import Broken, Code, Fields, Owner, Rules, Stream
-from torchserve_guard.proxy.grpc_end import Told, status_block
-from torchserve_guard.proxy.grpc_link import Link
-from torchserve_guard.wire.grpc_metadata import parse_answer_head
-from torchserve_guard.wire.grpc_status import CODES
+from torchserve_guard.proxy.grpc.end import Told, status_block
+from torchserve_guard.proxy.grpc.link import Link
+from torchserve_guard.wire.grpc.metadata import parse_answer_head
+from torchserve_guard.wire.grpc.status import CODES
 
 if TYPE_CHECKING:
-    from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
+    from torchserve_guard.proxy.grpc.upstream import GrpcUpstream
 
 _LAST_STREAM = 2**31 - 3
 # What waits for a client who takes it slowly waits in TorchServe.

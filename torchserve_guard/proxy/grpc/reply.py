@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from torchserve_guard.errors import Refusal, UpstreamFailed
 from torchserve_guard.http2 import Stream, encoded
 from torchserve_guard.proxy.enforcement import Asked, Understood
-from torchserve_guard.proxy.grpc_end import End, ended, status_block
-from torchserve_guard.proxy.grpc_passage import DOOR, GrpcPassage
-from torchserve_guard.wire.grpc_calls import METHOD
-from torchserve_guard.wire.grpc_message import ACCEPTED
-from torchserve_guard.wire.grpc_metadata import CallHead, NotACall
-from torchserve_guard.wire.grpc_status import HTTP_OF, printed, refusal_status
+from torchserve_guard.proxy.grpc.end import End, ended, status_block
+from torchserve_guard.proxy.grpc.passage import DOOR, GrpcPassage
+from torchserve_guard.wire.grpc.calls import METHOD
+from torchserve_guard.wire.grpc.message import ACCEPTED
+from torchserve_guard.wire.grpc.metadata import CallHead, NotACall
+from torchserve_guard.wire.grpc.status import HTTP_OF, printed, refusal_status
 
 if TYPE_CHECKING:
     from torchserve_guard.identity import Certificate
-    from torchserve_guard.proxy.grpc_client import Client
+    from torchserve_guard.proxy.grpc.client import Client
 
 _BEGINNING = encoded(
     ((b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED))

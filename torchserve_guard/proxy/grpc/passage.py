@@ -11,15 +11,15 @@ from torchserve_guard.audit.access_line import Note
 from torchserve_guard.errors import TooMany
 from torchserve_guard.proxy.crowd import Crowd
 from torchserve_guard.proxy.enforcement import Enforcer, Understood, understood_call
-from torchserve_guard.proxy.grpc_forms import Forms
-from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
+from torchserve_guard.proxy.grpc.forms import Forms
+from torchserve_guard.proxy.grpc.upstream import GrpcUpstream
 from torchserve_guard.proxy.head import Kept
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.proxy.passage import Counts, Threshold
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.wire import Listener
-from torchserve_guard.wire.grpc_calls import Call as Row
-from torchserve_guard.wire.grpc_calls import call_of
+from torchserve_guard.wire.grpc.calls import Call as Row
+from torchserve_guard.wire.grpc.calls import call_of
 
 DOOR = "grpc-"
 MOST_CALLS = 4096

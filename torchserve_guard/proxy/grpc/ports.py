@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from torchserve_guard.errors import FrontendError
-from torchserve_guard.proxy.grpc_end import End
-from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
-from torchserve_guard.wire.grpc_status import CODES
+from torchserve_guard.proxy.grpc.end import End
+from torchserve_guard.proxy.grpc.upstream import GrpcUpstream
+from torchserve_guard.wire.grpc.status import CODES
 
 _PROBE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping"
 _PROBE_AGAIN_S = 0.1

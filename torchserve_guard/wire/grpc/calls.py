@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torchserve_guard.access import MANAGEMENT, SERVER, Action, Operation, Resource
 from torchserve_guard.errors import NotFound
-from torchserve_guard.wire.grpc_protobuf import Field, Kind, Value, fields_by_tag, parse, refused, render
+from torchserve_guard.wire.grpc.protobuf import Field, Kind, Value, fields_by_tag, parse, refused, render
 from torchserve_guard.wire.parameters import Parameter, shown, verify_name
 from torchserve_guard.wire.routes import CUSTOMIZED, ROUTES, Listener
 

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from torchserve_guard.http2 import Code, Stream
-from torchserve_guard.proxy.grpc_end import End, Told, ended, reset_end, told_end, too_long
-from torchserve_guard.wire.grpc_message import framed
-from torchserve_guard.wire.grpc_status import CODES
+from torchserve_guard.proxy.grpc.end import End, Told, ended, reset_end, told_end, too_long
+from torchserve_guard.wire.grpc.message import framed
+from torchserve_guard.wire.grpc.status import CODES
 
 if TYPE_CHECKING:
-    from torchserve_guard.proxy.grpc_behind import Behind
-    from torchserve_guard.proxy.grpc_upstream import GrpcUpstream
+    from torchserve_guard.proxy.grpc.behind import Behind
+    from torchserve_guard.proxy.grpc.upstream import GrpcUpstream
 
 
 class Whole:

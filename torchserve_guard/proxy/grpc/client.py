@@ -13,11 +13,11 @@ from torchserve_guard.identity import Certificate, read_certificate
 from torchserve_guard.proxy.answer import RequestTimeout
 from torchserve_guard.proxy.client import peer_of
 from torchserve_guard.proxy.enforcement import Asked
-from torchserve_guard.proxy.grpc_call import Call
-from torchserve_guard.proxy.grpc_link import Link
-from torchserve_guard.proxy.grpc_passage import DOOR, GrpcPassage
+from torchserve_guard.proxy.grpc.call import Call
+from torchserve_guard.proxy.grpc.link import Link
+from torchserve_guard.proxy.grpc.passage import DOOR, GrpcPassage
 from torchserve_guard.proxy.sources import Source, source_of
-from torchserve_guard.wire.grpc_metadata import CallHead, parse_call_head
+from torchserve_guard.wire.grpc.metadata import CallHead, parse_call_head
 
 MOST_STREAMS = 128
 _MS = 1000
