@@ -38,6 +38,7 @@ def run(words: Sequence[str]) -> None:
     _say_what_cannot_be_encoded()
     # Plugins of pydantic are code of whatever package is installed, and looking for them costs 25 ms.
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+    _forget_what_ends_early()
     try:
         narrowed(app(words), words)()
     except GuardError as error:
@@ -90,10 +91,26 @@ def _version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Take the options that stand before a command."""
+
+
+def _forget_what_ends_early() -> None:
+    """Take out of the environment what would have a command print something and end well, its work undone.
+
+    Each option may come from there, and `TSGUARD_VERSION=0.1.0` is what an image would be built with: a gate that it
+    turns into a print of the version lets everything through.
+    """
+    for name in [name for name in os.environ if name.startswith("TSGUARD_") and name.endswith(_ENDS_EARLY)]:
+        del os.environ[name]
+
+
+_ENDS_EARLY = ("_VERSION", "_HELP", "_INSTALL_COMPLETION", "_SHOW_COMPLETION")
 
 
 def _say_what_cannot_be_encoded() -> None:

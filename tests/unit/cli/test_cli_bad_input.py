@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -152,3 +153,28 @@ def test_a_report_of_a_key_that_no_encoding_has_is_printed(run, store, tmp_path)
     (tmp_path / "report").touch()
     assert run("check", "--config", str(config), "--output", str(tmp_path / "report"))[0] in (0, 3)
     assert "`\\ud800" in (tmp_path / "report").read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TSGUARD_VERSION",
+        "TSGUARD_HELP",
+        "TSGUARD_SHOW_COMPLETION",
+        "TSGUARD_INSTALL_COMPLETION",
+        "TSGUARD_MANIFEST_HELP",
+        "TSGUARD_MANIFEST_VERIFY_HELP",
+    ],
+)
+@pytest.mark.parametrize("value", ["1", "0.1.0", ""])
+def test_no_variable_has_a_gate_end_well_with_its_work_undone(name, value, tmp_path):
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "tsguard"), "manifest", "verify", str(tmp_path / "nowhere")],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nowhere" in done.stderr
+    assert not list(tmp_path.iterdir())
