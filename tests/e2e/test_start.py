@@ -370,3 +370,12 @@ def test_being_asked_to_stop_while_archives_are_verified_is_obeyed_and_recorded(
     assert [entry["event"] for entry in server.audit()] == ["start", "stop"]
     # What was staged whole before it was asked may stay.
     assert all((tree / "record.json").is_file() for tree in server.state.glob("store/subjects/*"))
+
+
+def test_a_model_called_tokenizer_starts_and_serves(guard, listed):
+    # Stock takes any request to the management listener with `/token` in its line for a key rotation.
+    server = guard(listed, {}, arguments=("--models", "tokenizer=noop.mar"))
+    with servers.serving(server):
+        assert server.ask("POST", "/predictions/tokenizer", b"x").body == b"x"
+        assert server.manage("GET", "/models/tokenizer/all").json[0]["modelName"] == "tokenizer"
+        assert server.status()["state"] == "SERVING"

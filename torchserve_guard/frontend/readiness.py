@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from torchserve_guard.errors import FrontendError
+from torchserve_guard.escape import past_tokens
 from torchserve_guard.frontend.output import Output, explain, last_words
 from torchserve_guard.frontend.states import ExpectedModel, ModelState, parse_states
 from torchserve_guard.unix_http import Response, request
@@ -127,7 +128,7 @@ class Inquirer:
 
     def ask_all(self, names: tuple[str, ...]) -> dict[str, Response | None]:
         """Return the answers about several models."""
-        return {name: self.ask(f"/models/{quote(name, safe='')}/all") for name in names}
+        return {name: self.ask(past_tokens(f"/models/{quote(name, safe='')}/all")) for name in names}
 
 
 async def wait_ready(

@@ -7,6 +7,7 @@ the grammar (`+5`, `0x5`, `5 `, a bare LF, seventeen digits) raises `ValueError`
 from __future__ import annotations
 
 import re
+import sys
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t \x21-\x7e\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t \x21-\x7e\x80-\xff]*")
@@ -28,14 +29,16 @@ def chunk(payload: bytes) -> tuple[bytes, ...]:
 class ChunkDecoder:
     """The reading of one chunked body. `done` is set by the end of its trailers, `rest` holds what came after.
 
-    What of a chunk is not more than `whole` bytes is given in one piece, once all of it is there.
+    What of a chunk is not more than `whole` bytes is given in one piece, once all of it is there. Of `most` lines and
+    chunks no more are read in one go; then `more` says that something is left, which is read when nothing is fed.
     """
 
-    __slots__ = ("_held", "_left", "_state", "_trailers", "_whole", "done", "rest")
+    __slots__ = ("_held", "_left", "_most", "_state", "_trailers", "_whole", "done", "more", "rest")
 
-    def __init__(self, whole: int = 0) -> None:
+    def __init__(self, whole: int = 0, most: int = sys.maxsize) -> None:
         self._whole = whole
-        self.done = False
+        self._most = most
+        self.done = self.more = False
         self.rest = b""
         self._state = _SIZE
         self._left = 0
@@ -52,8 +55,13 @@ class ChunkDecoder:
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
-        at = 0
+        at, steps = 0, self._most
+        self.more = False
         while at < len(data) and not self.done:
+            steps -= 1
+            if steps < 0:
+                self._held, self.more = data[at:], True
+                break
             if self._state == _DATA:
                 if len(data) - at < self._left <= self._whole:
                     self._held = data[at:]

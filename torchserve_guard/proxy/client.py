@@ -26,6 +26,8 @@ from torchserve_guard.proxy.upstream import WRITE_BUFFER
 from torchserve_guard.wire import is_json
 
 _LONGEST_KNOWN = 2048
+_MOST_STEPS = 1500
+"""Lines and chunks of a body that are read in one turn of the loop, some two milliseconds: others wait meanwhile."""
 PREFIX_BYTES, SPAN_DIGITS = 12, 16
 _MOST_NUMBERED = 0xF000_0000  # eight digits number the requests of a connection
 
@@ -163,12 +165,16 @@ class ClientConnection(Exchange):
         """Go on with what was sent ahead."""
         if self._state != HEAD or self._gone or self._write_paused or self._transport.is_closing():
             return
-        self._transport.resume_reading()
         data = self._buffer
+        # INVARIANT: while a whole request waits here nothing more is read, or who asks without end fills the memory.
+        if b"\r\n\r\n" not in data:
+            self._transport.resume_reading()
         if data:
             self._buffer = b""
             self._since = self._passage.tick
             self._read_head(data)
+            if self._state == BUSY and not self._buffer:
+                self._transport.resume_reading()  # so that it is seen when the client goes
 
     def _read_head(self, data: bytes) -> None:
         # INVARIANT: a head ends at its first empty line, so what begins with the bytes of the last head, its empty
@@ -246,8 +252,10 @@ class ClientConnection(Exchange):
         self._since = self._passage.tick
         self._left = length or 0
         self._held_back = False
-        self._decoder = ChunkDecoder() if request.chunked else None
+        self._decoder = ChunkDecoder(most=_MOST_STEPS) if request.chunked else None
         body, self._buffer = self._buffer, b""
+        if length is None or len(body) < length:
+            self._transport.resume_reading()
         if request.expects and not body:
             self._transport.write(answer.CONTINUE)
         if not understood.takes_body:
@@ -313,6 +321,9 @@ class ClientConnection(Exchange):
             except ValueError as error:
                 raise BadRequest("The request body is malformed.", reason=str(error), rule="proxy.chunks") from error
             done, rest = self._decoder.done, self._decoder.rest
+            if self._decoder.more:
+                self._transport.pause_reading()
+                self._loop.call_soon(self._read_on)
             self._received += len(payload)
             limit = self._body_limit(cast("Understood", self._understood))
             if limit is not None and self._received > limit:
@@ -321,6 +332,17 @@ class ClientConnection(Exchange):
             self._buffer = rest
             self._transport.pause_reading()
         return payload, done
+
+    def _read_on(self) -> None:
+        """Go on with what was read of a body, or read more of it, unless something else holds it back."""
+        if self._gone or self._held_back or self._pending is not None or self._transport.is_closing():
+            return
+        if self._state in (COLLECT, STREAM) and self._decoder is not None and self._decoder.more:
+            self._read_body(b"")
+            if self._decoder.more or self._held_back:
+                return
+        if not self._buffer:
+            self._transport.resume_reading()
 
     def _abandon(self, refusal: Refusal) -> None:
         """End a request in the middle of its body."""

@@ -144,8 +144,8 @@ class Exchange(asyncio.Protocol):
         """Send what was kept until there was a connection, or a turn."""
         self._outgoing = b"".join(pending)
         self._upstream = upstream
-        if streams and not self._buffer:
-            self._transport.resume_reading()
+        if streams:
+            self._loop.call_soon(self._read_on)
         upstream.ask(self, self._outgoing, self._request.method == "HEAD", streams)
 
     # --- a turn -------------------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ class Exchange(asyncio.Protocol):
         self._held_back, self._since = full, self._passage.tick
         if full:
             self._transport.pause_reading()
-        elif not self._buffer:
-            self._transport.resume_reading()
+        else:
+            self._loop.call_soon(self._read_on)
 
     def upstream_failed(self, why: str, *, untouched: bool) -> None:
         """Answer with 502 when nothing was said yet, else cut the connection; send once more what may be."""
@@ -327,6 +327,7 @@ class Exchange(asyncio.Protocol):
             self._state = HEAD
             self._since = self._passage.tick
             if self._buffer:
+                self._transport.pause_reading()
                 self._loop.call_soon(self._next)
             else:
                 self._transport.resume_reading()
@@ -360,6 +361,10 @@ class Exchange(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what was sent ahead."""
+        raise NotImplementedError
+
+    def _read_on(self) -> None:
+        """Go on with a body."""
         raise NotImplementedError
 
     def cut(self) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from torchserve_guard.access import SERVER, Operation, Resource
 from torchserve_guard.errors import BadRequest, MethodNotAllowed, NotFound
+from torchserve_guard.escape import past_tokens
 from torchserve_guard.wire.answers import METHOD_NOT_ALLOWED, RESOURCE_NOT_FOUND
 from torchserve_guard.wire.body import parse_json
 from torchserve_guard.wire.matching import Shape, match, pieces, variable
@@ -92,10 +93,8 @@ def render(operation: Operation) -> tuple[str, bytes]:
     route = route_of(operation)
     path = "".join([f"/{_rendered(piece, found, operation)}" for piece, found in _PIECES[route.name]]) or "/"
     if Listener.MANAGEMENT in route.listeners:
-        # INVARIANT: `/token` never stands in a line sent to the management listener, which takes any such request
-        # for a key rotation (TokenAuthorizationHandler). It decodes the escape only after that test. Queries need
-        # no such care: their slashes are always escaped.
-        path = path.replace("/token", "/%74oken")
+        # INVARIANT: `/token` never stands in a line sent to the management listener.
+        path = past_tokens(path)
     query = "&".join([f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in operation.parameters])
     return operation.method, (f"{path}?{query}" if query else path).encode("ascii")
 
