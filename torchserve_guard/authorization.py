@@ -21,10 +21,15 @@ SOON = timedelta(days=14)
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """A manifest that may be believed, and why it would not have been without `--allow-rollback`, if it was given."""
+    """A manifest that may be believed, and where its version is remembered.
+
+    `overruled` is why it would not be without `--allow-rollback`, `needless` that the flag was given for nothing.
+    """
 
     authorized: archives.Authorized
+    places: tuple[Path, ...]
     overruled: str | None = None
+    needless: bool = False
 
     @property
     def manifest(self) -> archives.Manifest:
@@ -48,27 +53,28 @@ def authorized(settings: Settings, now: datetime, *, allow_rollback: bool = Fals
 
     Raises `ConfigError` or `VerificationError`.
     """
+    # Where it leads to is looked at before it is read: a link that is turned meanwhile is found at the next start.
+    places = history.places(settings.state_dir, settings.manifest)
     found = archives.authorize(settings.manifest, demand_of(settings), now)
     try:
-        last = history.last(_place(settings))
         version = history.Version(found.manifest.version, found.digest)
         signed = settings.signature_threshold > 0
-        history.verify_not_older(last, version, str(settings.manifest), signed=signed)
+        history.verify_not_older(history.last(places), version, str(settings.manifest), signed=signed)
     except VerificationError as error:
         if not allow_rollback:
             raise
-        return Authorization(found, str(error))
-    return Authorization(found)
+        return Authorization(found, places, overruled=str(error))
+    return Authorization(found, places, needless=allow_rollback)
 
 
-def remember(settings: Settings, started: Authorization) -> None:
+def remember(started: Authorization) -> None:
     """Remember the manifest as the last one started. Raises `ConfigError`."""
-    history.remember(_place(settings), history.Version(started.manifest.version, started.authorized.digest))
+    history.remember(started.places, history.Version(started.manifest.version, started.authorized.digest))
 
 
 def remembered(settings: Settings) -> bool:
     """Return whether a start was ever made from this manifest."""
-    return history.last(_place(settings)) is not None
+    return bool(history.last(history.places(settings.state_dir, settings.manifest)))
 
 
 def check(settings: Settings, found: Authorization, now: datetime) -> tuple[Finding, ...]:
@@ -104,6 +110,15 @@ def _findings(settings: Settings, found: Authorization, now: datetime) -> Iterat
             "write a JSON manifest with `tsguard manifest create --expires-days 90`, and sign that",
             where,
         )
+    for shared in found.authorized.shared:
+        yield Finding(
+            "TSG095",
+            Severity.MEDIUM,
+            f"`guard.signature_threshold` asks for different roles, and {shared}",
+            "give each role an authority of its own, or name the keys or identities that hold it",
+            where,
+            key="guard.trusted_keys",
+        )
     yield from _ending(settings, found, now, where)
     if found.overruled is not None:
         yield Finding(
@@ -111,6 +126,14 @@ def _findings(settings: Settings, found: Authorization, now: datetime) -> Iterat
             Severity.MEDIUM,
             f"--allow-rollback was given, and without it this would have been refused: {found.overruled}",
             "leave --allow-rollback out of what starts the guard every time",
+            where,
+        )
+    if found.needless:
+        yield Finding(
+            "TSG096",
+            Severity.LOW,
+            f"--allow-rollback was given, and version {found.manifest.version} of the manifest needs it for nothing",
+            "leave --allow-rollback out: where it stays, it lets the next older manifest through",
             where,
         )
 
@@ -129,7 +152,3 @@ def _ending(settings: Settings, found: Authorization, now: datetime, where: Loca
                 "create the next version of the manifest and have it signed before",
                 where,
             )
-
-
-def _place(settings: Settings) -> Path:
-    return history.place(settings.state_dir, settings.config, settings.manifest)

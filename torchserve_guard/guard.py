@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torchserve_guard import __version__, archives, authorization
 from torchserve_guard.admin.instance import Instance, publish
 from torchserve_guard.admin.socket import ControlSocket
-from torchserve_guard.admin.status import State, Status
+from torchserve_guard.admin.status import ManifestStatus, State, Status
 from torchserve_guard.archives.roster import Roster
 from torchserve_guard.asking import listen
 from torchserve_guard.audit import AccessLog, AuditLog
@@ -149,7 +149,7 @@ class Guard:
         from torchserve_guard.serving import Serving  # noqa: PLC0415 - imported while TorchServe started
 
         if self.authorization is not None:
-            authorization.remember(self.settings, self.authorization)
+            authorization.remember(self.authorization)
         self.serving = Serving(
             self.settings, frontend, registration, self.closures, self.access, self.log, self.say, self.hurry
         )
@@ -213,7 +213,19 @@ class Guard:
             grpc=serving.calls() if serving is not None else {},
             verification=serving.looks() if serving is not None else {},
             processes=serving.processes() if serving is not None else (),
+            manifest=self._manifest(),
         )
+
+    def _manifest(self) -> ManifestStatus | None:
+        """Return the manifest that counted last, at the start or at a registration since; None where none does."""
+        latest = self.registration.authorization if self.registration is not None else None
+        found = latest or self.authorization
+        if found is None:
+            return None
+        manifest, authorized = found.manifest, found.authorized
+        signers = tuple(map(str, authorized.signers))
+        path = str(self.settings.manifest)
+        return ManifestStatus(path, manifest.version, authorized.digest, manifest.expires, signers)
 
 
 def _load(*, grpc: bool) -> None:

@@ -24,9 +24,11 @@ _CREDENTIALS = re.compile(r"//[^/\s]*@")
 class Inspection:
     """What was found of an archive.
 
-    `handler` is the member that workers import, None where it is TorchServe's own. `settings` are the keys of the
+    `handler` is the member that workers import, None where it is TorchServe's own; `model_code` is the one that
+    TorchServe's own handlers import for the model file, None where there is none. `settings` are the keys of the
     model's configuration that TorchServe reads, `others` the names of those that it leaves to the handler; both are
-    None where there is no configuration, or none that can be read. `requirements` come without credentials.
+    None where there is no configuration, or none that can be read. `accepts` are the forms of weights that it has the
+    handler load, None where it does not say. `requirements` come without credentials.
     """
 
     entry: archives.SubjectEntry
@@ -34,8 +36,10 @@ class Inspection:
     model: str
     version: str
     handler: str | None
+    model_code: str | None
     settings: Mapping[str, Any] | None
     others: tuple[str, ...] | None
+    accepts: tuple[str, ...] | None
     requirements: tuple[str, ...] | None
     findings: tuple[Finding, ...]
 
@@ -55,21 +59,29 @@ class Inspection:
         return max(self.files, key=lambda member: member.size)
 
 
-def inspect(path: Path, store: archives.Store, progress: Callable[[int], None] | None = None) -> Inspection:
+def inspect(
+    path: Path,
+    store: archives.Store,
+    progress: Callable[[int], None] | None = None,
+    *,
+    limits: archives.Limits | None = None,
+) -> Inspection:
     """Return what an archive is, read by the same steps as at a start; raise `ConfigError` or `VerificationError`."""
-    entry = archives.describe(path, progress=progress)
-    staged = store.stage(path, entry, progress=progress)
+    entry = archives.describe(path, limits=limits, progress=progress)
+    staged = store.stage(path, entry, limits=limits, progress=progress)
     about = mar.about(texts.read(staged, mar.MANIFEST), staged.name)
     loaded = preflight.loaded(staged, LoadItem(staged.name))
-    stated = _config(staged, about.config_file)
+    stated, paths = _config(staged, about.config_file), set(staged.paths)
     return Inspection(
         entry=entry,
         about=about,
         model=loaded.model,
         version=loaded.version,
-        handler=mar.resolved(about.handler, set(staged.paths)) if about.handler is not None else None,
+        handler=mar.resolved(about.handler, paths) if about.handler is not None else None,
+        model_code=mar.imported(about.model_file, paths) if about.model_file is not None else None,
         settings=None if stated is None else {key: stated[key] for key in stated if key in model_config.KEYS},
         others=None if stated is None else tuple(key for key in stated if key not in model_config.KEYS),
+        accepts=None if stated is None else model_config.accepted(stated),
         requirements=_requirements(staged, about.requirements_file),
         findings=_findings(staged),
     )

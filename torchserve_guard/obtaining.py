@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_guard import archives, unlisted
+from torchserve_guard import allotment, archives, unlisted
 from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.remote.fetching import fetched
 from torchserve_guard.archives.remote.quarantine import Quarantine
@@ -53,9 +53,9 @@ def obtain(
 
     Once `stop` is set it ends soon, wherever it is.
     """
-    wanted = tuple(wanted)
+    wanted, limits = tuple(wanted), allotment.limits(settings)
     away = {entry.name: (item, entry) for item, entry in wanted if is_remote(item)}
-    found = {name: store.held(entry, progress=progress, stop=stop) for name, (_, entry) in away.items()}
+    found = {name: store.held(entry, limits=limits, progress=progress, stop=stop) for name, (_, entry) in away.items()}
     held = {name: tree for name, tree in found.items() if tree is not None}
     missing = {entry.sha256: (item, entry) for name, (item, entry) in away.items() if name not in held}
     with ExitStack() as stack:
@@ -66,7 +66,7 @@ def obtain(
             for digest, one in sorted(missing.items())
         }
         local = [(_place(settings, one, places), one[1]) for one in wanted if not _among(one[0], held)]
-        staged = iter(store.stage_all(local, progress=progress, stop=stop))
+        staged = iter(store.stage_all(local, limits=limits, progress=progress, stop=stop))
         trees = tuple(held[item.archive] if _among(item, held) else next(staged) for item, _ in wanted)
     sizes = {tree.name: tree.size for tree in trees}
     arrivals = tuple(

@@ -160,14 +160,22 @@ def loaded(staged: archives.Staged, item: LoadItem) -> Loaded:
     Raises `VerificationError` for a name or version that no request could spell.
     """
     name, version = archives.model_of(staged)
-    try:
-        wire.verify_name("the model's name", item.model or name)
-        wire.verify_name("the model's version", version)
-    except BadRequest as error:
-        raise VerificationError(
-            f"{staged.name}: {error}; nobody could ask for it; build the archive again with another"
-        ) from error
+    if item.model is None:
+        _verify_spellable(staged, "name", name, "build the archive again with another")
+    else:
+        _verify_spellable(staged, "name", item.model, "give it another in `load_models`")
+    _verify_spellable(staged, "version", version, "build the archive again with another")
     return Loaded(staged, item, item.model or name, version)
+
+
+def _verify_spellable(staged: archives.Staged, what: str, text: str, remedy: str) -> None:
+    try:
+        wire.verify_name(f"model's {what}", text)
+    except BadRequest as error:
+        expected = error.message.partition(": ")[2].rstrip(".")
+        raise VerificationError(
+            f"{staged.name}: {error.reason} that anybody could ask for: {expected}; {remedy}"
+        ) from error
 
 
 def verify_distinct(models: Iterable[Loaded]) -> None:

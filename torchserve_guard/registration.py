@@ -69,6 +69,7 @@ class Registration:
         self._links = links
         self._now = now
         self._unlisted = unlisted.permitted(settings)
+        self.authorization: authorization.Authorization | None = None  # the manifest of the last registration
         self._one_at_a_time = asyncio.Lock()
         self._shown: dict[str, preflight.Loaded] = {}
         self._under_way: Counter[str] = Counter()
@@ -302,7 +303,8 @@ class Registration:
             raise VerificationError(f"`{archive}`: {serious[0].rule}: {serious[0].message}; {serious[0].remedy}")
         model = preflight.loaded(staged, item)
         if authorized is not None:
-            authorization.remember(settings, authorized)
+            authorization.remember(authorized)
+            self.authorization = authorized
         return model
 
 

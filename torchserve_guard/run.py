@@ -100,7 +100,7 @@ def _checked(
     """Return what may be started, on record; None when findings forbid it."""
     verify_available({Listener(name): str(address) for name, address in settings.listeners.items()})
     verify_grpc_available(_hosts(settings))
-    store = _store(settings)
+    store = _store(settings, say)
     with interpreter or Interpreter(os.environ) as asked:
         now = datetime.now(UTC)
         checked = preflight(
@@ -126,7 +126,7 @@ def _served(
     launching: Launching,
     opened: Callable[[], None],
 ) -> int:
-    store, models = _store(settings), checked.models
+    store, models = _store(settings, say), checked.models
     guard = Guard(settings, store, models, log, record, say, launching, opened, checked.authorization)
     try:
         return uvloop.run(guard.serve())
@@ -134,8 +134,8 @@ def _served(
         hold()
 
 
-def _store(settings: Settings) -> archives.Store:
-    return archives.Store(settings.state_dir / "store")
+def _store(settings: Settings, say: Say) -> archives.Store:
+    return archives.Store(settings.state_dir / "store", tell=say)
 
 
 def _hosts(settings: Settings) -> dict[Listener, tuple[str, int]]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from torchserve_guard import archives, authorization
+from torchserve_guard import allotment, archives, authorization
 from torchserve_guard.access import Mode
 from torchserve_guard.findings import Finding, Location, Severity
 from torchserve_guard.settings import LoadItem, Profile, Settings
@@ -34,7 +34,9 @@ def permitted(settings: Settings) -> bool:
 
 def entry(settings: Settings, name: str) -> archives.SubjectEntry:
     """Return the entry that a manifest would have for an archive. Raises `VerificationError` or `ConfigError`."""
-    return archives.describe(source(settings, name)).model_copy(update={"name": name})
+    return archives.describe(source(settings, name), limits=allotment.limits(settings)).model_copy(
+        update={"name": name}
+    )
 
 
 def source(settings: Settings, name: str) -> Path:

@@ -78,7 +78,7 @@ def test_what_is_not_as_it_was_signed_is_refused(guard, own_store, keys, place):
     server = guard(store, signed(keys))
     refused(server, "nobody whose word counts")
     sign(store, keys, "release")
-    refused(server, "release,security")
+    refused(server, "asks for `security` too, and in that role nobody has signed")
     sign(store, keys, "release", "security")
     assert server.run("check", "--config", str(server.config)).returncode == 0
 
@@ -138,6 +138,57 @@ def test_an_older_manifest_is_refused_unless_it_is_forced_and_then_it_is_on_reco
     assert "version 2" in entry["reason"]
 
 
+def test_an_older_manifest_is_refused_by_whatever_path_anything_is_named(guard, own_store, keys, place):
+    store = own_store("noop.mar")
+    sign(store, keys, "release", "security")
+    former = {path.name: path.read_bytes() for path in store.glob(f"{NAME}*")}
+    tsguard("manifest", "create", store, "--expires-days", "90")
+    sign(store, keys, "release", "security")
+    server = guard(store, signed(keys))
+    with servers.serving(server):
+        told = server.status()["manifest"]
+        assert (told["path"], told["version"], len(told["signers"])) == (str(store / NAME), 2, 2)
+        numbers = server.run("status", "--config", str(server.config), "--metrics").stdout
+        shown = server.run("status", "--config", str(server.config)).stdout
+    assert told["expires"] is not None
+    assert "tsguard_manifest_version 2\n" in numbers
+    assert "\ntsguard_manifest_expires_timestamp_seconds " in numbers
+    assert f"manifest   version 2  {store / NAME}  sha256:{told['sha256'][:16]}  expires {told['expires']}" in shown
+
+    for path in store.glob(f"{NAME}*"):
+        path.unlink()
+    for name, data in former.items():
+        (store / name).write_bytes(data)
+    (place / "v1").mkdir()
+    (place / "up").symlink_to(place)
+    copied = server.folder / "copied.properties"
+    written = server.config.read_text()
+    copied.write_text(written)
+    through = server.folder / "through.properties"
+    through.write_text(written.replace(f"model_store={store}", f"model_store={place}/up/{store.name}"))
+    assert through.read_text() != written
+    below = server.config.relative_to(place)
+    for config in (server.config, place / "v1" / ".." / below, place / "up" / below, copied, through):
+        done = server.run("start", "--config", str(config))
+        assert (done.returncode, "older than version 2" in done.stderr) == (4, True), (config, done.stderr)
+    kept = server.state / "manifests"
+    kept.rename(place / "elsewhere")
+    (place / "empty").mkdir(mode=0o700)
+    kept.symlink_to(place / "empty")
+    done = started(server)
+    assert (done.returncode, "links are not followed" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_flag_that_was_needed_for_nothing_is_told(guard, own_store, keys):
+    store = own_store("noop.mar")
+    sign(store, keys, "release", "security")
+    server = guard(store, signed(keys), arguments=("--allow-rollback",))
+    with servers.serving(server):
+        assert server.ask("POST", "/predictions/noop", b"hello").body == b"hello"
+    assert "TSG096" in server.output()
+    assert "rollback-allowed" not in {entry["event"] for entry in server.audit()}
+
+
 def test_a_registration_is_held_to_the_same(guard, own_store, keys):
     store = own_store("noop.mar", "noop_v2.mar")
     sign(store, keys, "release", "security")
@@ -155,7 +206,9 @@ def test_a_registration_is_held_to_the_same(guard, own_store, keys):
         tsguard("manifest", "create", store)
         assert register() == 403
         sign(store, keys, "release", "security")
+        assert server.status()["manifest"]["version"] == 1
         assert register() == 200
+        assert server.status()["manifest"]["version"] == 2
         for name, data in first.items():
             (store / name).write_bytes(data)
         for extra in set(os.listdir(store)) - set(first) - {"noop.mar", "noop_v2.mar"}:

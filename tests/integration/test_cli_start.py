@@ -56,7 +56,7 @@ def store(tmp_path_factory) -> Path:
 def test_verifying_without_a_key_imports_no_other_command_and_nothing_that_reads_signatures(store):
     found = ran("manifest", "verify", store)
     assert found["code"] == 0
-    assert commands(found) == {"manifest", "signing", "files", "progress"}
+    assert commands(found) == {"manifest", "signing", "files", "progress", "archive_limits"}
     assert "torchserve_guard.archives.inventory" in found["modules"]
     assert not READS_SIGNATURES & set(found["modules"])
     assert not {"cryptography", "rich", "psutil", "yaml", "asyncio", "uvloop"} & set(found["modules"])
@@ -78,8 +78,8 @@ def test_verifying_with_a_key_asks_whoever_signed(store, tmp_path):
         ("stop", {"control", "options"}),
         ("shim", {"shim"}),
         ("prepare", {"prepare"}),
-        ("inspect", {"inspect", "progress"}),
-        ("manifest", {"manifest", "signing", "files", "progress"}),
+        ("inspect", {"inspect", "progress", "archive_limits"}),
+        ("manifest", {"manifest", "signing", "files", "progress", "archive_limits"}),
         ("config", {"config", "options"}),
     ],
 )

@@ -66,7 +66,7 @@ def rules(settings, found, now=pki.NOW):
 def test_an_older_version_than_the_last_one_started_is_refused(place):
     settings = place.signed()
     place.put(3)
-    authorization.remember(settings, authorization.authorized(settings, pki.NOW))
+    authorization.remember(authorization.authorized(settings, pki.NOW))
     authorization.authorized(settings, pki.NOW)
     place.put(2)
     with pytest.raises(VerificationError, match="version 2 of the manifest is older than version 3"):
@@ -86,13 +86,56 @@ def test_only_what_was_started_counts_and_not_what_was_looked_at(place):
 def test_a_rollback_may_be_forced_and_is_told_and_is_then_the_last_one(place):
     settings = place.signed()
     place.put(3)
-    authorization.remember(settings, authorization.authorized(settings, pki.NOW))
+    authorization.remember(authorization.authorized(settings, pki.NOW))
     place.put(2)
     found = authorization.authorized(settings, pki.NOW, allow_rollback=True)
     assert "older than version 3" in found.overruled
     assert rules(settings, found) == ["TSG094"]
-    authorization.remember(settings, found)
+    authorization.remember(found)
     assert authorization.authorized(settings, pki.NOW).overruled is None
+
+
+def test_a_flag_that_was_needed_for_nothing_is_told(place):
+    settings = place.signed()
+    place.put(3)
+    first = authorization.authorized(settings, pki.NOW, allow_rollback=True)
+    assert rules(settings, first) == ["TSG096"]
+    authorization.remember(first)
+    assert rules(settings, authorization.authorized(settings, pki.NOW, allow_rollback=True)) == ["TSG096"]
+    assert rules(settings, authorization.authorized(settings, pki.NOW)) == []
+
+
+def test_another_configuration_knows_what_was_started_by_this_one(place, monkeypatch):
+    settings = place.signed()
+    place.put(5)
+    authorization.remember(authorization.authorized(settings, pki.NOW))
+    place.put(4)
+    (place.folder / "v4").mkdir()
+    (place.folder / "link").symlink_to(place.folder)
+    others = [place.folder / path for path in ("v4/../config.properties", "link/config.properties", "other.properties")]
+    for other in others:
+        other.write_text((place.folder / "config.properties").read_text())
+        around = Surroundings({}, place.folder, place.folder)
+        with pytest.raises(VerificationError, match="older than version 5"):
+            authorization.authorized(load(other, Flags(), around), pki.NOW)
+    for store in (f"{place.folder}/v4/../store", f"{place.folder}/link/store"):
+        with pytest.raises(VerificationError, match="older than version 5"):
+            authorization.authorized(place.signed(model_store=store), pki.NOW)
+
+
+def test_one_authority_in_two_roles_that_are_asked_for_is_told(place):
+    root = pki.ROOT.by()
+    pki.written(place.folder / "root.pem", root.pem)
+    place.put(1)
+    for name in ("Alice", "Bob"):
+        held = pki.SIGNER.but(name=name).by(root)
+        made = signature.sign(statement.of_file("m", place.manifest.read_bytes()), held.key, [held.certificate])
+        (place.store / f"tsguard-manifest.json.{name}.sigstore.json").write_bytes(bundle.render(made))
+    (place.store / "tsguard-manifest.json.k.sigstore.json").unlink()
+    trusted = {"guard_trusted_keys": "release=root.pem,security=root.pem"}
+    for threshold, told in (("release,security", ["TSG095"]), ("2", []), ("release", [])):
+        settings = place.settings(**trusted, guard_signature_threshold=threshold)
+        assert rules(settings, authorization.authorized(settings, pki.NOW)) == told
 
 
 def test_a_forced_rollback_forces_nothing_else(place):
@@ -106,7 +149,7 @@ def test_a_forced_rollback_forces_nothing_else(place):
 def test_two_signed_manifests_of_one_version_are_one_too_many(place):
     settings = place.signed()
     place.put(3)
-    authorization.remember(settings, authorization.authorized(settings, pki.NOW))
+    authorization.remember(authorization.authorized(settings, pki.NOW))
     place.put(3, name="n.mar")
     with pytest.raises(VerificationError, match="with other contents"):
         authorization.authorized(settings, pki.NOW)
@@ -117,7 +160,7 @@ def test_two_signed_manifests_of_one_version_are_one_too_many(place):
 def test_sums_in_the_place_of_a_manifest_are_older_than_any(place):
     settings = place.settings()
     place.put(1)
-    authorization.remember(settings, authorization.authorized(settings, pki.NOW))
+    authorization.remember(authorization.authorized(settings, pki.NOW))
     place.manifest.write_text(f"{'0' * 64}  m.mar\n")
     with pytest.raises(VerificationError, match="version 0"):
         authorization.authorized(settings, pki.NOW)
@@ -127,13 +170,13 @@ def test_a_broken_memory_is_overruled_by_the_flag_alone(place):
     settings = place.signed()
     place.put(1)
     found = authorization.authorized(settings, pki.NOW)
-    authorization.remember(settings, found)
+    authorization.remember(found)
     (memory,) = (place.folder / "state" / "manifests").iterdir()
     memory.write_bytes(b"{}")
     with pytest.raises(VerificationError, match="--allow-rollback"):
         authorization.authorized(settings, pki.NOW)
     forced = authorization.authorized(settings, pki.NOW, allow_rollback=True)
-    authorization.remember(settings, forced)
+    authorization.remember(forced)
     assert authorization.authorized(settings, pki.NOW) == found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from torchserve_guard.admin.status import State, Status
+from torchserve_guard.admin.status import ManifestStatus, State, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -17,6 +17,13 @@ def render(status: Status) -> str:
     families: tuple[tuple[str, str, str, Iterable[Row]], ...] = (
         ("tsguard_serving", "gauge", "Whether the door is open.", [({}, status.state is State.SERVING)]),
         ("tsguard_model_open", "gauge", "Whether requests reach a model; 0 when it was closed.", _models(status)),
+        ("tsguard_manifest_version", "gauge", "Version of the manifest that counts.", _version(status.manifest)),
+        (
+            "tsguard_manifest_expires_timestamp_seconds",
+            "gauge",
+            "When that manifest expires; from then on no start and no registration succeeds.",
+            _expiry(status.manifest),
+        ),
         ("tsguard_processes", "gauge", "Processes at the door that serve.", _processes(status)),
         ("tsguard_process_restarts_total", "counter", "Such processes that were replaced.", _restarts(status)),
         ("tsguard_verification_rounds_total", "counter", "Looks at all that is served.", _one(seen, "rounds")),
@@ -42,6 +49,15 @@ def _models(status: Status) -> list[Row]:
     return [
         ({"model": one["model"], "version": one["version"]}, one.get("door", "open") == "open") for one in status.models
     ]
+
+
+def _version(manifest: ManifestStatus | None) -> list[Row]:
+    return [({}, manifest.version)] if manifest is not None else []
+
+
+def _expiry(manifest: ManifestStatus | None) -> list[Row]:
+    expires = manifest.expires if manifest is not None else None
+    return [({}, expires.timestamp())] if expires is not None else []
 
 
 def _processes(status: Status) -> list[Row]:

@@ -21,6 +21,8 @@ MOST_LINES_IN_ALL: Final = 100_000
 MOST_ROWS: Final = 500
 """Lines of a difference that are shown of one member."""
 LONGEST_ROW: Final = 500
+_NAMES: Final = 2
+"""Rows at the front of a difference: the names of both sides."""
 
 Texts = Mapping[str, bytes | None]
 """The texts of a subject by their paths; None stands for one that is too large to be compared."""
@@ -95,8 +97,7 @@ def _lines(path: str, old: bytes | None, new: bytes | None) -> Iterator[str]:
         yield "(too large to be compared line by line)"
         return
     try:
-        # Only the line end that everybody knows ends a line: the others are shown, escaped, where they stand.
-        before, after = (data.decode("utf-8").split("\n") if data else [] for data in (old, new))
+        before, after = (_split(data.decode("utf-8")) for data in (old, new))
     except UnicodeDecodeError:
         yield "(no text: not UTF-8)"
         return
@@ -104,8 +105,20 @@ def _lines(path: str, old: bytes | None, new: bytes | None) -> Iterator[str]:
         yield f"(more than {MOST_LINES} lines: not compared line by line)"
         return
     rows = difflib.unified_diff(before, after, f"a/{path}", f"b/{path}", lineterm="")
-    for row in islice(rows, MOST_ROWS):
-        yield row if len(row) <= LONGEST_ROW else f"{row[:LONGEST_ROW]} ({len(row) - LONGEST_ROW} characters more)"
+    for number, row in enumerate(islice(rows, MOST_ROWS)):
+        line = row.removesuffix("\n")
+        yield line if len(line) <= LONGEST_ROW else f"{line[:LONGEST_ROW]} ({len(line) - LONGEST_ROW} characters more)"
+        if line == row and number >= _NAMES and not row.startswith("@@"):
+            yield "\\ No newline at end of file"
     left_out = sum(1 for _ in rows)
     if left_out:
         yield f"({left_out} lines more)"
+
+
+def _split(text: str) -> list[str]:
+    """Return the lines with their ends; the last has none where the text ends without one.
+
+    Only the line end that everybody knows ends a line: the others are shown, escaped, where they stand.
+    """
+    *lines, last = text.split("\n")
+    return [f"{line}\n" for line in lines] + ([last] if last else [])

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from torchserve_guard.archives import trees
 from torchserve_guard.archives.digests import Crew, gathered
-from torchserve_guard.archives.locks import DIRECTORY, locked, verify_private
+from torchserve_guard.archives.locks import DIRECTORY, Tell, locked, verify_private
 from torchserve_guard.archives.manifest import MemberEntry
 from torchserve_guard.archives.names import parents
+from torchserve_guard.archives.room import Claim, Room
 from torchserve_guard.archives.sources import Source, open_directory, open_member
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int) of linux/fs.h: ioctl_ficlone(2)
@@ -50,23 +51,33 @@ def ficlone(source: int, target: int) -> None:
 class Copies:
     """The private copies of one guard, in a private folder that other guards use too."""
 
-    def __init__(self, root: Path, clone: Clone = ficlone) -> None:
+    def __init__(self, root: Path, clone: Clone = ficlone, room: Room | None = None, tell: Tell | None = None) -> None:
         verify_private(root)
+        self._tell = tell
+        self._room = room if room is not None else Room(str(root))
         self._root = root
         self._clone = clone
         self._held: dict[Path, int] = {}
-        with locked(self._root):
+        with locked(self._root, self._tell):
             trees.sweep(self._root)
 
-    def make(self, tree: Path, members: tuple[MemberEntry, ...], crew: Crew) -> tuple[Path, Files]:
-        """Return a writable copy of a staged tree, and how it was made; raise `Drift` if it is not the one listed."""
+    def make(
+        self, tree: Path, members: tuple[MemberEntry, ...], crew: Crew, name: str | None = None
+    ) -> tuple[Path, Files]:
+        """Return a writable copy of a staged tree, and how it was made; raise `Drift` if it is not the one listed.
+
+        `name` is what it is called where there is no room for it.
+        """
         home = self._home()
         target = home / "tree"
         target.mkdir(mode=0o700)
         try:
-            with open_directory(tree, str(tree)) as old, open_directory(target, str(target)) as new:
-                trees.verify_room(new, sum(member.size for member in members))
-                cloned = self._filled(old, new, members, str(tree), crew)
+            with (
+                open_directory(tree, str(tree)) as old,
+                open_directory(target, str(target)) as new,
+                self._room.claim(f"{name or tree} (its private copy)", new, trees.size_of(members)) as claim,
+            ):
+                cloned = self._filled(old, new, members, str(tree), crew, claim=claim)
                 # INVARIANT: what the model is shown is compared itself, not what it was made of.
                 trees.verify_contents(new, members, str(target), crew)
         except BaseException:
@@ -91,13 +102,15 @@ class Copies:
     def _home(self) -> Path:
         home = self._root / secrets.token_hex(16)
         # INVARIANT: it has a lock before another guard can sweep.
-        with locked(self._root):
+        with locked(self._root, self._tell):
             home.mkdir(mode=0o700)
             self._held[home] = os.open(home, DIRECTORY)
             fcntl.flock(self._held[home], fcntl.LOCK_EX)
         return home
 
-    def _filled(self, old: int, new: int, members: tuple[MemberEntry, ...], where: str, crew: Crew) -> bool:
+    def _filled(
+        self, old: int, new: int, members: tuple[MemberEntry, ...], where: str, crew: Crew, *, claim: Claim
+    ) -> bool:
         """Copy every member; return whether all of them share their blocks."""
         for folder in sorted(_folders(members)):
             os.mkdir(folder, 0o700, dir_fd=new)
@@ -105,11 +118,14 @@ class Copies:
         if marker is not None:
             os.close(os.open(marker, _NEW, _FILE_MODE, dir_fd=new))
         files = [member for member in members if not member.path.endswith("/")]
-        return all(gathered([crew.submit(self._copied, old, new, member.path, where, crew) for member in files]))
+        return all(
+            gathered([crew.submit(self._copied, old, new, member.path, where, crew, claim=claim) for member in files])
+        )
 
-    def _copied(self, old: int, new: int, path: str, where: str, crew: Crew) -> bool:
+    def _copied(self, old: int, new: int, path: str, where: str, crew: Crew, *, claim: Claim) -> bool:
         crew.heed(0)
         with open_member(old, path, where) as source:
+            claim.spend(source.size)
             target = os.open(path, _NEW, _FILE_MODE, dir_fd=new)
             try:
                 return self._cloned(source, target) or _sent(source, target, crew)

@@ -115,8 +115,7 @@ class Inspection:
             self._pace()
             try:
                 with _beneath(root, path.rstrip("/").split("/")) as (folder, name):
-                    self._verify_owned(os.lstat(name, dir_fd=folder), path)
-                    if promised.size is not None:
+                    if self._verify_owned(os.lstat(name, dir_fd=folder), path) and promised.size is not None:
                         self._file(folder, name, path, promised)
             except FileNotFoundError:
                 self._tell(path, "is missing")
@@ -134,9 +133,14 @@ class Inspection:
             self._tell(path, "has another name elsewhere (a hard link)")
         return stat.S_IFMT(status.st_mode) == stat.S_IFMT(sealed)
 
-    def _verify_owned(self, status: os.stat_result, path: str) -> None:
+    def _verify_owned(self, status: os.stat_result, path: str) -> bool:
+        """Hold a member of a writable tree against what may become of it; return whether it is to be looked into."""
+        if stat.S_ISLNK(status.st_mode):
+            self._tell(path, "is a symbolic link")
+            return False
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             self._tell(path, f"may be written by others ({stat.filemode(status.st_mode)}, user {status.st_uid})")
+        return True
 
     def _file(self, folder: int, name: str, path: str, promised: Promised) -> None:
         with _opened(name, folder, _FILE) as descriptor:

@@ -13,14 +13,17 @@ from torchserve_guard.archives.ledger import differences
 from torchserve_guard.archives.limits import Limits
 from torchserve_guard.archives.manifest import JSON, Manifest, SubjectEntry
 from torchserve_guard.archives.progress import Progress, expect
-from torchserve_guard.archives.reading import read_subject
+from torchserve_guard.archives.reading import as_listed, read_subject
 from torchserve_guard.archives.sources import open_file, size_of
 from torchserve_guard.errors import ConfigError, VerificationError
 
 MOST_ROWS = 20
 _ARCHIVES = (".mar", ".tar.gz")
-_LOADABLE = (".mar", ".model", ".tar.gz", ".war")
-"""What TorchServe takes for a model by its name (ModelManager, WorkflowManager)."""
+_LOADABLE = (".mar", ".model", ".tar.gz", ".tgz", ".war")
+"""What TorchServe takes for a model by its name (ModelManager, WorkflowManager).
+
+Under any other name it would unpack a file as a tar as well, if it were asked to by that name (hazard H27).
+"""
 
 
 def describe(path: Path, *, limits: Limits | None = None, progress: Progress | None = None) -> SubjectEntry:
@@ -109,7 +112,7 @@ def _complaint(store: Path, subject: SubjectEntry, crew: Crew, *, whole: bool) -
 def _verify_one(path: Path, subject: SubjectEntry, crew: Crew, *, whole: bool) -> None:
     if subject.kind == "directory":
         with crew.reading:
-            read_subject(path, subject, progress=crew.tell)
+            read_subject(path, subject, None, as_listed(subject), crew.tell)
         return
     with open_file(path, str(path)) as file:
         if whole and subject.chunks is not None:
@@ -122,7 +125,7 @@ def _verify_one(path: Path, subject: SubjectEntry, crew: Crew, *, whole: bool) -
 def _inside(path: Path, subject: SubjectEntry) -> list[str]:
     """Return which members differ, where both sides can be told: what has changed is what to look at."""
     try:
-        found = read_subject(path, None) if subject.members else None
+        found = read_subject(path, None, None, as_listed(subject)) if subject.members else None
     except VerificationError:
         return []
     rows = differences(subject.members, found.members) if found is not None else []

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
+from torchserve_guard import importing
 from torchserve_guard.archives import document
 from torchserve_guard.archives.refusal import refuse
 
@@ -102,13 +103,17 @@ def verify(data: bytes, paths: AbstractSet[str], archive: str) -> None:
             refuse(archive, MANIFEST, f"`{field}` is `{value}`, which is not a member of the archive")
     if model.envelope is not None and model.envelope not in ENVELOPES:
         refuse(archive, MANIFEST, f"`envelope` is `{model.envelope}`, which is none of TorchServe's")
-    if model.handler is not None and not (resolved(model.handler, paths) or model.handler in HANDLERS):
-        refuse(
-            archive,
-            MANIFEST,
-            f"`handler` is `{model.handler}`, which is neither a member of the archive nor one of TorchServe's "
-            f"own handlers ({', '.join(sorted(HANDLERS))})",
-        )
+    if model.handler is not None and model.handler not in HANDLERS:
+        # What stands before the source is for the scanner to find; without any source there is nothing to review.
+        standing = _standing(model.handler, paths)
+        if all(one.kind is not importing.Kind.SOURCE for one in standing):
+            only = f" (there is only `{standing[0].path}`)" if standing else ""
+            refuse(
+                archive,
+                MANIFEST,
+                f"`handler` is `{model.handler}`, which is neither source in the archive{only} nor one of TorchServe's "
+                f"own handlers ({', '.join(sorted(HANDLERS))})",
+            )
 
 
 def identity(data: bytes, archive: str) -> tuple[str, str]:
@@ -128,18 +133,33 @@ def code(data: bytes, archive: str) -> tuple[str | None, str | None]:
 def resolved(handler: str, paths: AbstractSet[str]) -> str | None:
     """Return the member that the worker would import as the handler (ts/model_loader.py, _load_handler_file).
 
-    None is for a handler that is no member: then only TorchServe's own, by name, may be meant.
+    The archive is looked into first, also for the names of TorchServe's own handlers. None is for a handler that is no
+    member: then only TorchServe's own, by name, may be meant.
     """
+    return next((one.path for one in _standing(handler, paths)), None)
+
+
+def imported(model_file: str, paths: AbstractSet[str]) -> str | None:
+    """Return the member that TorchServe's own handlers would import as the model file.
+
+    They import what stands before the first dot of its name (ts/torch_handler/base_handler.py, _load_pickled_model).
+    """
+    module = model_file.partition(".")[0]
+    standing = importing.candidates(module, paths) if "/" not in module else ()
+    return next((one.path for one in standing), None)
+
+
+def _standing(handler: str, paths: AbstractSet[str]) -> tuple[importing.Candidate, ...]:
+    """Return the members that may be taken for the handler, first what a worker would import."""
     module, _, function = handler.partition(":")
     if "/" in module or (function and not function.isidentifier()):
-        return None
+        return ()
     path = module.removesuffix(".py").replace(".", "/")
     top, _, rest = path.partition("/")
     # A folder without `__init__.py` loses to every module elsewhere: `os/path.py` would be the real `os.path`.
     if rest and top in _ELSEWHERE and f"{top}/__init__.py" not in paths:
-        return None
-    # A package is found before a module of its name (importlib, FileFinder.find_spec).
-    return next((one for one in (f"{path}/__init__.py", f"{path}.py") if one in paths), None)
+        return ()
+    return importing.candidates(path, paths)
 
 
 def _module(name: str | None) -> str | None:

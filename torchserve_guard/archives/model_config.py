@@ -115,6 +115,15 @@ CROWD = Rule("TSG104", Severity.HIGH, f"ask for at most {MOST_WORKERS} workers, 
 MISSPELT = Rule(
     "TSG105", Severity.LOW, "write the key as TorchServe does; what is the handler's belongs below `handler:`"
 )
+_WEIGHTS_ALONE = "save the weights alone (`state_dict()`, or safetensors), and leave the form out of `accepts`"
+PICKLED = Rule("TSG139", Severity.HIGH, _WEIGHTS_ALONE)
+SCRIPTED = Rule("TSG139", Severity.MEDIUM, _WEIGHTS_ALONE)
+
+RUN: Final = {
+    "pickle": (PICKLED, "a handler that goes by it unpickles what is no weights, which runs whatever is in it"),
+    "torchscript": (SCRIPTED, "a handler that goes by it loads a program, and not weights alone"),
+}
+"""The forms that are more than weights, as `handlers/verified.py` calls them, and what is said of each."""
 
 Told = tuple[Rule, str | None, str]
 """A rule, the key that it is about, and the message."""
@@ -162,6 +171,16 @@ def stated(data: bytes) -> Mapping[str, Any] | None:
         return None
 
 
+def accepted(value: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the forms that the handler is told to load (`handler: {accepts: [...]}`), or None if it is told none."""
+    handler = value.get("handler")
+    told = handler.get("accepts") if isinstance(handler, Mapping) else None
+    if told is None:
+        return None
+    # Of a mapping a handler takes the keys, as of any collection (`frozenset(told)`).
+    return tuple(str(one) for one in told) if isinstance(told, list | Mapping) else (str(told),)
+
+
 def judge(value: Mapping[str, Any]) -> Iterator[Told]:
     """Yield what is to be said of a configuration."""
     yield from _unusable(value)
@@ -173,6 +192,10 @@ def judge(value: Mapping[str, Any]) -> Iterator[Told]:
     for key in ("minWorkers", "maxWorkers"):
         if _number(value, key) > MOST_WORKERS:
             yield CROWD, key, f"`{key}` is {value[key]}: that many processes may start, each with the model in memory"
+    asked = {form.lower() for form in accepted(value) or ()}
+    for form, (rule, why) in RUN.items():
+        if form in asked:
+            yield rule, "handler", f"`handler.accepts` has `{form}`: {why}"
     for key in value.keys() - KEYS:
         meant = _LOWERED.get(key.lower()) or next(iter(difflib.get_close_matches(key[:64], KEYS, 1, 0.85)), None)
         if meant is not None:

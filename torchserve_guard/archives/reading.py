@@ -77,6 +77,26 @@ def read_subject(
         return read(path, promised, ledger, limits or Limits(), progress)
 
 
+def verify_listed(where: str, subject: SubjectEntry, limits: Limits) -> None:
+    """Return if what a manifest lists of a subject is within the limits: then nothing has to be read to refuse it."""
+    total = sum(member.size for member in subject.members)
+    why = limits.fault(len(subject.members), total, total if subject.size is None else subject.size)
+    if why is not None:
+        refuse(where, None, why)
+
+
+def as_listed(subject: SubjectEntry) -> Limits:
+    """Return limits with room for what a manifest lists, for who compares and unpacks nothing."""
+    default = Limits()
+    folders = {parent for member in subject.members for parent in names.parents(member.path)}
+    total = sum(member.size for member in subject.members)
+    return Limits(
+        members=max(default.members, len(subject.members) + len(folders) + 1),
+        unpacked=max(default.unpacked, total),
+        ratio=max(default.ratio, -(-total // max(subject.size or total, 1))),
+    )
+
+
 def _read_archive(
     path: Path, promised: SubjectEntry | None, ledger: Ledger, limits: Limits, progress: Progress | None, *, look: Look
 ) -> SubjectEntry:

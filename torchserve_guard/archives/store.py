@@ -32,10 +32,11 @@ from torchserve_guard.archives.digests import READERS, Crew, Stopped
 from torchserve_guard.archives.lanes import Lane
 from torchserve_guard.archives.leases import Lease, claimed
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.locks import DIRECTORY, locked, verify_private
+from torchserve_guard.archives.locks import DIRECTORY, Tell, locked, verify_private
 from torchserve_guard.archives.manifest import MemberEntry, SubjectEntry
 from torchserve_guard.archives.progress import Progress, Share, expect
-from torchserve_guard.archives.reading import read_subject
+from torchserve_guard.archives.reading import read_subject, verify_listed
+from torchserve_guard.archives.room import Room
 from torchserve_guard.archives.sighting import Look, Proof
 from torchserve_guard.archives.sources import open_directory, open_member, size_of
 from torchserve_guard.errors import GuardError, VerificationError
@@ -86,6 +87,8 @@ class Store:
     """The store beneath a private directory, which is made if it is not there.
 
     `believing` lets a start take an archive for what it was when it was last read whole, if nothing touched it since.
+    `tell` is told, by any thread, when somebody else holds the store for long. `scratch` is a store in the temporary
+    folder, to look and not to serve: it leaves nothing free.
     """
 
     def __init__(
@@ -95,18 +98,22 @@ class Store:
         believing: bool = True,
         clock: sighting.Clock = time.time_ns,
         file_system: sighting.Kind = sighting.file_system,
+        tell: Tell | None = None,
+        scratch: bool = False,
     ) -> None:
         self._root = root.absolute()
+        self._tell = tell
+        self._room = Room(str(self._root), "TMPDIR", 0) if scratch else Room(str(self._root))
         self._believing = believing
         self._clock = clock
         self._file_system = file_system
         self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self._root, *(self._root / name for name in ("subjects", "staging", "aside", "leases"))):
             verify_private(directory)
-        with locked(self._root):
+        with locked(self._root, self._tell):
             self._lease = Lease(self._root / "leases")
         self._sweep()
-        self._copies = Copies(self._root / "copies")
+        self._copies = Copies(self._root / "copies", room=self._room, tell=tell)
 
     def stage(
         self,
@@ -171,7 +178,12 @@ class Store:
         return self._root
 
     def held(
-        self, subject: SubjectEntry, *, progress: Progress | None = None, stop: threading.Event | None = None
+        self,
+        subject: SubjectEntry,
+        *,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
     ) -> Staged | None:
         """Return the subject's tree if it is here and still what the manifest lists, member by member, else None.
 
@@ -179,7 +191,7 @@ class Store:
         """
         try:
             with _wanted(), Crew(progress, stop) as crew:
-                return self._warm(None, subject, None, crew)
+                return self._warm(None, subject, limits, crew)
         except OSError as error:
             raise GuardError(f"{self._root}: cannot be read: {error.strerror or error}") from error
 
@@ -195,7 +207,7 @@ class Store:
             raise GuardError(f"{self._root}: the store cannot be tidied: {error}") from error
 
     def _collected(self, kept: set[str], idle: int) -> list[str]:
-        with locked(self._root):
+        with locked(self._root, self._tell):
             kept |= claimed(self._root / "leases")
             homes = sorted((self._root / "subjects").iterdir())
             due = [home for home in homes if _starts_idle(home, used=home.name in kept) > idle][:MOST_REMOVED]
@@ -211,7 +223,7 @@ class Store:
         """
         try:
             with _wanted(), Crew(stop=stop) as crew:
-                tree, files = self._copies.make(staged.tree, staged.members, crew)
+                tree, files = self._copies.make(staged.tree, staged.members, crew, staged.name)
         except OSError as error:
             raise GuardError(f"{staged.name}: cannot be copied in {self._root}: {error.strerror or error}") from error
         return replace(staged, tree=tree, files=files)
@@ -235,7 +247,11 @@ class Store:
         with self._workshop() as work:
             tree = work / "tree"
             tree.mkdir(mode=0o700)
-            with open_directory(tree, str(tree)) as root, closing(trees.TreeWriter(root)) as writer:
+            with (
+                open_directory(tree, str(tree)) as root,
+                self._room.claim(str(source), root, trees.size_of(subject.members)) as claim,
+                closing(trees.TreeWriter(root, claim)) as writer,
+            ):
                 found = read_subject(source, subject, writer, limits, crew.tell, look=look)
             trees.seal(tree, found.members)
             (work / record.NAME).write_bytes(manifest.render_subject(found))
@@ -246,8 +262,9 @@ class Store:
     def _warm(self, source: Path | None, subject: SubjectEntry, limits: Limits | None, crew: Crew) -> Staged | None:
         """Return the tree that is here, compared again as a whole; None if there is none, or no longer."""
         home = self._home(subject)
+        verify_listed(str(source or subject.name), subject, limits or Limits())
         # INVARIANT: it is claimed before it is looked at, so `collect` took it before, or leaves it alone.
-        with locked(self._root):
+        with locked(self._root, self._tell):
             self._lease.claim(home.name)
         # INVARIANT: the record is believed no further than the manifest. One without members (`SHA256SUMS`) cannot tell
         # a tree that was changed together with its record, so the archive is unpacked anew.
@@ -305,7 +322,7 @@ class Store:
     def _note(self, home: Path, name: str, data: bytes) -> None:
         """Write a record beside a tree that was just compared, at once or not at all."""
         draft = self._root / "staging" / secrets.token_hex(16)
-        with locked(self._root):
+        with locked(self._root, self._tell):
             if home.exists():
                 draft.write_bytes(data)
                 draft.replace(home / name)
@@ -330,7 +347,7 @@ class Store:
     def _place(self, work: Path, subject: SubjectEntry) -> Path:
         """Give a finished tree its name; one that somebody else finished meanwhile makes room."""
         home = self._home(subject)
-        with locked(self._root):
+        with locked(self._root, self._tell):
             if home.exists():
                 home.rename(self._root / "staging" / secrets.token_hex(16))
             work.rename(home)
@@ -339,7 +356,7 @@ class Store:
     def _set_aside(self, home: Path) -> None:
         """Keep a tree that was changed, for whoever wants to know how; only the last one."""
         aside = self._root / "aside" / home.name
-        with locked(self._root):
+        with locked(self._root, self._tell):
             if aside.exists():
                 aside.rename(self._root / "staging" / secrets.token_hex(16))
             if home.exists():
@@ -349,7 +366,7 @@ class Store:
     def _workshop(self) -> Iterator[Path]:
         """Lend a private directory, locked while it is in use; what is left of it at the end is removed."""
         work = self._root / "staging" / secrets.token_hex(16)
-        with locked(self._root):
+        with locked(self._root, self._tell):
             work.mkdir(mode=0o700)
             lock = os.open(work, DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -361,7 +378,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what nobody is making any more: a lock ends with the process that held it."""
-        with locked(self._root):
+        with locked(self._root, self._tell):
             trees.sweep(self._root / "staging")
 
 

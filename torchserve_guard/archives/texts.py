@@ -9,7 +9,7 @@ from typing import Final
 
 from torchserve_guard.archives.manifest import SubjectEntry
 from torchserve_guard.archives.progress import Progress
-from torchserve_guard.archives.reading import read_subject
+from torchserve_guard.archives.reading import as_listed, read_subject
 from torchserve_guard.archives.sources import open_directory, open_member
 from torchserve_guard.archives.store import Staged
 
@@ -31,7 +31,7 @@ def collect(
 ) -> dict[str, bytes | None]:
     """Return the wanted texts of an archive that is what is promised, by their paths; raise VerificationError."""
     found = Texts(wanted, {})
-    read_subject(path, promised, found, progress=progress)
+    read_subject(path, promised, found, as_listed(promised), progress)
     return found.kept
 
 

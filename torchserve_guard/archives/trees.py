@@ -17,8 +17,9 @@ from torchserve_guard.archives.locks import abandoned
 from torchserve_guard.archives.manifest import MemberEntry
 from torchserve_guard.archives.names import MARKER, parents
 from torchserve_guard.archives.progress import Progress
+from torchserve_guard.archives.room import Claim, Room
 from torchserve_guard.archives.sources import listing, open_directory, open_member
-from torchserve_guard.errors import GuardError, VerificationError
+from torchserve_guard.errors import VerificationError
 
 FILE_MODE = 0o400
 DIRECTORY_MODE = 0o500
@@ -30,16 +31,17 @@ class Drift(VerificationError):
 
 
 class TreeWriter:
-    """A sink that writes the members beneath a directory."""
+    """A sink that writes the members beneath a directory, as far as there is room for them."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, claim: Claim | None = None) -> None:
         self._root = root
+        self._claim = claim if claim is not None else Claim(Room("the tree", left=0), "what is unpacked", root)
         self._made: set[str] = set()
         self._file = -1
 
     def expect(self, size: int) -> None:
         """Raise GuardError when the disk has no room for so many bytes."""
-        verify_room(self._root, size)
+        self._claim.ask(size)
 
     def open(self, path: str) -> None:
         """Create a file and the directories above it, or an empty directory."""
@@ -53,6 +55,7 @@ class TreeWriter:
     def write(self, data: bytes | memoryview) -> None:
         """Write a piece to the open file."""
         view = memoryview(data)
+        self._claim.spend(len(view))
         while view:
             view = view[os.write(self._file, view) :]
 
@@ -68,12 +71,9 @@ class TreeWriter:
             self._made.add(path)
 
 
-def verify_room(directory: int, size: int) -> None:
-    """Return if the disk of a directory has room for so many bytes; raise GuardError."""
-    disk = os.fstatvfs(directory)
-    free = disk.f_bavail * disk.f_frsize
-    if size > free:
-        raise GuardError(f"the store's disk has {free} bytes left, and {size} are needed: make room")
+def size_of(members: Iterable[MemberEntry]) -> int:
+    """Return how many bytes the files among the members have."""
+    return sum(member.size for member in members)
 
 
 def seal(tree: Path, members: Iterable[MemberEntry]) -> None:

@@ -111,7 +111,7 @@ def _outcomes(
     from torchserve_guard.workers import Remembered  # noqa: PLC0415 - heavy, and only needed here
 
     with tempfile.TemporaryDirectory(prefix="tsguard-check-") as folder:
-        store = archives.Store(Path(folder) / "store", believing=False)
+        store = archives.Store(Path(folder) / "store", believing=False, scratch=True)
         means = Means(asked, threshold, store, Remembered(os.environ), progress, fetch)
         try:
             for path in asked.configs or (None,):

@@ -10,18 +10,18 @@ from torchserve_guard.cli.progress import Progress
 from torchserve_guard.errors import VerificationError
 
 if TYPE_CHECKING:
-    from torchserve_guard.archives import Manifest
+    from torchserve_guard.archives import Limits, Manifest
 
 Told = tuple[list[str], list[str]]
 """The lines at the head, and those that tell differences: none, where there are none."""
 
 
-def archives_of(old: Path, new: Path, progress: Progress) -> Told:
+def archives_of(old: Path, new: Path, limits: Limits, progress: Progress) -> Told:
     """Return what one archive changes of another; raise ConfigError or VerificationError."""
     from torchserve_guard import archives  # noqa: PLC0415 - heavy, and only needed here
 
     with files.names_are_text(old), files.names_are_text(new):
-        before, after = (archives.describe(path, progress=progress) for path in (old, new))
+        before, after = (archives.describe(path, limits=limits, progress=progress) for path in (old, new))
         if not archives.changed(before, after):
             return [], []
         texts = (

@@ -136,6 +136,8 @@ def _text(document: dict[str, Any]) -> str:
         f"{document['state']}  mode {document['mode']}  process {document['pid']}  up {document['uptime']:.0f} s",
         f"config     {document['config']}",
     ]
+    manifest = document.get("manifest")
+    lines += [_manifest(manifest)] if manifest is not None else []
     lines += [f"{name:10} {address}" for name, address in listeners.items()] if isinstance(listeners, dict) else []
     if isinstance(models, list):
         lines += [_model(each) for each in models]
@@ -145,6 +147,12 @@ def _text(document: dict[str, Any]) -> str:
     if isinstance(door, dict):
         lines.append("door       " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in door.items()))
     return "\n".join(map(printable, lines))
+
+
+def _manifest(told: dict[str, Any]) -> str:
+    signed = f"  signed by {'; '.join(told['signers'])}" if told["signers"] else ""
+    expires = f"expires {told['expires'] or 'never'}"
+    return f"manifest   version {told['version']}  {told['path']}  sha256:{told['sha256'][:16]}  {expires}{signed}"
 
 
 def _model(each: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from torchserve_guard.cli import archive_limits
 from torchserve_guard.cli.progress import Progress
 from torchserve_guard.escape import printable
 
@@ -26,8 +27,12 @@ LONGEST_VALUE = 80
 
 
 def inspect(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A `.mar`, or the directory of one.")],
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A `.mar`, a `.tar.gz`, or the directory of one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with every member.")] = False,
+    *,
+    max_members: archive_limits.Members = archive_limits.MEMBERS,
+    max_unpacked: archive_limits.Unpacked = archive_limits.UNPACKED,
+    max_ratio: archive_limits.Ratio = archive_limits.RATIO,
 ) -> None:
     """Show what an archive holds, says of itself, and would have TorchServe load. Nothing of it is run.
 
@@ -38,9 +43,10 @@ def inspect(
 
     path = Path(os.path.abspath(archive))  # noqa: PTH100 - links are to be seen, not resolved
     with tempfile.TemporaryDirectory(prefix="tsguard-inspect-") as folder, Progress(sys.stderr) as progress:
-        store = archives.Store(Path(folder) / "store", believing=False)
+        store = archives.Store(Path(folder) / "store", believing=False, scratch=True)
         try:
-            found = inspection.inspect(path, store, progress)
+            limits = archive_limits.told(max_members, max_unpacked, max_ratio)
+            found = inspection.inspect(path, store, progress, limits=limits)
         finally:
             store.clear()
     if as_json:
@@ -57,7 +63,7 @@ def _screen(found: Inspection) -> Iterator[str]:
         ("sha256", [entry.sha256]),
         ("model", [f"{found.model} version {found.version}, runtime {about.runtime}"]),
         ("handler", [_handler(found)]),
-        ("model file", [about.model_file or "none"]),
+        ("model file", [_model_file(found)]),
         ("weights", [about.serialized_file or "none"]),
         ("config", list(_config(found))),
         ("requirements", list(_requirements(found))),
@@ -82,6 +88,13 @@ def _handler(found: Inspection) -> str:
     return f"{name}: the member {found.handler}"
 
 
+def _model_file(found: Inspection) -> str:
+    name, member = found.about.model_file, found.model_code
+    if name is None:
+        return "none"
+    return name if member in {name, None} else f"{name}, imported as the member {member}"
+
+
 def _config(found: Inspection) -> Iterator[str]:
     member, settings = found.about.config_file, found.settings
     if member is None:
@@ -92,6 +105,8 @@ def _config(found: Inspection) -> Iterator[str]:
         yield f"{member}: " + (", ".join(f"{key}={_short(value)}" for key, value in settings.items()) or "nothing")
         if found.others:
             yield "for the handler: " + _short(", ".join(found.others))
+        if found.accepts is not None:
+            yield "which may load: " + _short(", ".join(found.accepts) or "nothing")
 
 
 def _requirements(found: Inspection) -> Iterable[str]:
@@ -149,6 +164,7 @@ def _document(found: Inspection) -> dict[str, object]:
         },
         "envelope": about.envelope,
         "model_file": about.model_file,
+        "model_file_imported": found.model_code,
         "serialized_file": about.serialized_file,
         "requirements": {
             "member": about.requirements_file,
@@ -158,6 +174,7 @@ def _document(found: Inspection) -> dict[str, object]:
             "member": about.config_file,
             "settings": None if found.settings is None else {key: _plain(one) for key, one in found.settings.items()},
             "for_the_handler": None if found.others is None else list(found.others),
+            "accepts": None if found.accepts is None else list(found.accepts),
         },
         "code": [member.path for member in found.code],
         "members": [{"path": one.path, "size": one.size, "sha256": one.sha256} for one in entry.members],

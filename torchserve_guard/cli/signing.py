@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from torchserve_guard.archives import Manifest
     from torchserve_guard.archives.signing.bundle import Bundle
     from torchserve_guard.archives.signing.demand import Demand
     from torchserve_guard.archives.signing.keys import PrivateKey
@@ -169,6 +171,22 @@ def described(path: Path, data: bytes) -> Iterable[str]:
             yield f"signature {one.name}: {_claimed(authority.covering(one, data))}"
         except (Rejected, Malformed, ConfigError) as why:
             yield f"signature {one.name}: {why}"
+
+
+def unread(path: Path, listed: Manifest) -> str | None:
+    """Return what to say where a manifest may be signed and nobody was named whose signature would count, or None."""
+    from torchserve_guard.archives import manifest  # noqa: PLC0415 - heavy, and only needed here
+
+    signed, beside = listed.schema_ == manifest.MODEL_SIGNING, []
+    with contextlib.suppress(OSError):
+        beside = [one.name for one in path.parent.iterdir() if one.name.startswith(path.name + ".")]
+    # What reads signatures takes a while to import, and beside most manifests there is nothing of this name.
+    if beside and not signed:
+        from torchserve_guard.archives.signing import authority  # noqa: PLC0415 - heavy, and only needed here
+
+        signed = any(authority.is_signature_of(path.name, name) for name in beside)
+    where = f"{path}: its signatures were not looked at"
+    return f"{where}; name whose count with --trusted-key or --trusted-identity" if signed else None
 
 
 def _claimed(made: Bundle) -> str:

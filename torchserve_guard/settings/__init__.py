@@ -6,11 +6,12 @@ from torchserve_guard.settings.certificates import Tls
 from torchserve_guard.settings.certificates import read as read_tls
 from torchserve_guard.settings.load import load
 from torchserve_guard.settings.reading import Flags, Surroundings
-from torchserve_guard.settings.settings import AccessFile, Limits, LoadItem, Profile, Settings
+from torchserve_guard.settings.settings import AccessFile, ArchiveLimits, Limits, LoadItem, Profile, Settings
 
 __all__ = [
     "AccessFile",
     "Address",
+    "ArchiveLimits",
     "Flags",
     "Limits",
     "LoadItem",

@@ -352,6 +352,11 @@ ROWS: tuple[Key, ...] = (
     _guard("guard.fail_on", Kind.WORD, words=SEVERITIES, default="high"),
     _guard("guard.scanners"),
     _guard("guard.waivers", Kind.PATH),
+    # A central directory of 16 MiB has room for so many members with paths of the usual length.
+    _guard("guard.archive_max_members", Kind.INT, 1, 100_000, default="20000"),
+    _guard("guard.archive_max_unpacked", Kind.INT, 1, 16 << 40, default=str(256 << 30)),
+    # Deflate makes at most 1032 bytes of one.
+    _guard("guard.archive_max_ratio", Kind.INT, 1, 1032, default="200"),
     _guard("guard.fetch_networks"),
     _guard("guard.fetch_ca", Kind.PATH),
     _guard("guard.fetch_proxy", default="none"),

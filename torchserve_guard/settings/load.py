@@ -36,7 +36,7 @@ from torchserve_guard.settings.address import Address
 from torchserve_guard.settings.hardening import places
 from torchserve_guard.settings.keys import KEYS, Fate, Kind
 from torchserve_guard.settings.reading import Flags, Reading, Surroundings
-from torchserve_guard.settings.settings import AccessFile, Limits, LoadItem, Profile, Settings
+from torchserve_guard.settings.settings import AccessFile, ArchiveLimits, Limits, LoadItem, Profile, Settings
 from torchserve_guard.settings.stock.disk import RealDisk
 from torchserve_guard.terms import Terms
 
@@ -150,6 +150,7 @@ def _settings(reading: Reading) -> Settings:
         pass_environment=reading.read("guard.pass_environment", _variables, cast("tuple[str, ...]", ())),
         passthrough=_passthrough(reading),
         limits=_limits(reading),
+        archive_limits=_archive_limits(reading),
         access_log=_access_log(reading, state),
         tls=_tls(reading, listening),
         trusted_keys=trusted.read_keys(reading),
@@ -344,6 +345,15 @@ def _limits(reading: Reading) -> Limits:
         drain_timeout=reading.value("guard.drain_timeout", default.drain_timeout),
         start_timeout=reading.value("guard.start_timeout", default.start_timeout),
         verify_interval=reading.value("guard.verify_interval", default.verify_interval),
+    )
+
+
+def _archive_limits(reading: Reading) -> ArchiveLimits:
+    default = ArchiveLimits()
+    return ArchiveLimits(
+        members=reading.value("guard.archive_max_members", default.members),
+        unpacked=reading.value("guard.archive_max_unpacked", default.unpacked),
+        ratio=reading.value("guard.archive_max_ratio", default.ratio),
     )
 
 

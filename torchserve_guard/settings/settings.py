@@ -53,6 +53,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """How much one archive may hold: members, bytes unpacked, and how many of these for each byte of the archive."""
+
+    members: int = 20_000
+    unpacked: int = 256 << 30
+    ratio: int = 200
+
+
+@dataclass(frozen=True, slots=True)
 class AccessFile:
     """Where the access log is kept, in which form; a file grows to `size` bytes, and `count` older ones are kept."""
 
@@ -106,6 +115,7 @@ class Settings:
     pass_environment: tuple[str, ...]
     passthrough: Mapping[str, str]
     limits: Limits
+    archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
     access_log: AccessFile | None = None
     tls: Tls | None = None
     grpc_ages: Mapping[str, ConnectionAge] = field(default_factory=dict)

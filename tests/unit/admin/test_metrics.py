@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 
 from torchserve_guard.admin import ControlSocket, metrics
-from torchserve_guard.admin.status import State, Status
+from torchserve_guard.admin.status import ManifestStatus, State, Status
 
 LINE = re.compile(r'# (HELP|TYPE) \S+ .+|[a-z_]+(\{([a-z]+="([^"\\\n]|\\["\\n])*",?)+\})? \S+')
 
@@ -50,6 +52,28 @@ def test_processes_at_the_door_are_counted_where_there_are_any():
     assert "tsguard_processes 1\n" in told
     assert "tsguard_process_restarts_total 3\n" in told
     assert "process" not in metrics.render(status())
+
+
+def test_the_manifest_is_told_and_when_it_expires():
+    counts = ManifestStatus(
+        "/models/m.json", 7, "0" * 64, datetime(2030, 1, 31, 12, tzinfo=UTC), ("CN=Alice (release)",)
+    )
+    told = metrics.render(status(manifest=counts))
+    assert "tsguard_manifest_version 7\n" in told
+    assert "tsguard_manifest_expires_timestamp_seconds 1896091200\n" in told
+    shown = json.loads(json.dumps(status(manifest=counts).document()))["manifest"]
+    assert shown == {
+        "path": "/models/m.json",
+        "version": 7,
+        "sha256": "0" * 64,
+        "expires": "2030-01-31T12:00:00+00:00",
+        "signers": ["CN=Alice (release)"],
+    }
+    never = dataclasses.replace(counts, expires=None)
+    assert "expires" not in metrics.render(status(manifest=never))
+    assert "manifest" not in metrics.render(status())
+    assert status(manifest=never).document()["manifest"]["expires"] is None
+    assert status().document()["manifest"] is None
 
 
 def test_what_is_not_known_is_not_told():

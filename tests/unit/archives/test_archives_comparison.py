@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import time
 
 import pytest
@@ -40,7 +41,30 @@ def test_members_are_told_by_what_became_of_them():
 
 def test_code_is_compared_line_by_line():
     found = rows({"a.py": b"import os\nx = 1\n"}, {"a.py": b"import os\nx = 2\n"})
-    assert found[2:] == ["--- a/a.py", "+++ b/a.py", "@@ -1,3 +1,3 @@", "import os", "-x = 1", "+x = 2", ""]
+    assert found[2:] == ["--- a/a.py", "+++ b/a.py", "@@ -1,2 +1,2 @@", "import os", "-x = 1", "+x = 2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"a\n", b"b\n"),
+        (b"a\nb", b"a\nb\n"),
+        (b"a\nb\n", b"a\nc"),
+        (b"a\n\n\n", b"a\n"),
+        (b"x\n" * 9 + b"y", b"z\n" + b"x\n" * 8 + b"y"),
+        (b"@@\n-- \n", b"@@"),
+        (b"", b"a"),
+        (b"a\n", b""),
+    ],
+)
+def test_it_is_the_difference_that_diff_u_shows(old, new, tmp_path):
+    for name, data in (("old", old), ("new", new)):
+        (tmp_path / name).write_bytes(data)
+    command = ["diff", "-u", "--label", "a/a.py", "--label", "b/a.py", "old", "new"]
+    theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert theirs.returncode == 1
+    found = comparison.compare_subjects("m.mar", subject(a_py=old), subject(a_py=new), ({"a.py": old}, {"a.py": new}))
+    assert [row.removeprefix(" " * 8) for row in found][2:] == theirs.stdout.splitlines()
 
 
 def test_a_line_end_that_only_some_know_hides_no_line():
@@ -68,7 +92,7 @@ def test_what_is_not_compared_is_said(new, said):
 def test_what_is_left_out_is_counted():
     found = rows({"a.py": b""}, {"a.py": b"\n".join(b"%d" % n for n in range(1000))})
     assert found[-1] == "(503 lines more)"
-    assert rows({"a.py": b""}, {"a.py": b"y" * 1000})[-1].endswith("(501 characters more)")
+    assert rows({"a.py": b""}, {"a.py": b"y" * 1000 + b"\n"})[-1].endswith("(501 characters more)")
 
 
 def test_two_texts_made_to_be_hard_to_compare_take_no_more_than_moments():

@@ -64,6 +64,15 @@ def test_every_mismatch_is_named_at_once(copy):
     assert len(text.splitlines()) == 4
 
 
+@pytest.mark.parametrize("name", ["planted.mar", "planted.model", "planted.tar.gz", "planted.tgz", "planted.war"])
+def test_whatever_torchserve_loads_by_its_name_is_extra(name, copy):
+    manifest = archives.create_manifest(copy, None, version=1, created=NOW)
+    archives.verify_store(manifest, copy)
+    (copy / name).write_bytes(b"")
+    with pytest.raises(VerificationError, match=f"{name}: is not listed"):
+        archives.verify_store(manifest, copy)
+
+
 def test_progress_counts_every_byte(model_store):
     manifest = archives.create_manifest(model_store, ["small.mar", "stored.mar"], version=1, created=NOW)
     seen = []

@@ -171,3 +171,33 @@ def test_a_file_without_end_is_not_read_whole(tmp_path):
 def test_an_archive_cannot_fill_the_report(text):
     (found,) = model_config.findings(text.encode(), "c.yaml", "m.mar", DIGEST)
     assert len(found.message) < 500
+
+
+@pytest.mark.parametrize(
+    ("accepts", "severities"),
+    [
+        ("[pickle]", [Severity.HIGH]),
+        ("[state_dict, Pickle]", [Severity.HIGH]),
+        ("[torchscript]", [Severity.MEDIUM]),
+        ("[torchscript, pickle]", [Severity.HIGH, Severity.MEDIUM]),
+        ("pickle", [Severity.HIGH]),
+        ("{pickle: true}", [Severity.HIGH]),
+        ("[state_dict, safetensors]", []),
+        ("[]", []),
+        ("", []),
+        ("7", []),
+        ("[[pickle]]", []),
+    ],
+)
+def test_forms_that_a_handler_is_told_to_run_are_told(accepts, severities):
+    text = f"minWorkers: 1\nhandler:\n  accepts: {accepts}\n"
+    found = model_config.findings(text.encode(), "model-config.yaml", "m.mar", DIGEST)
+    assert [(one.rule, one.severity) for one in found] == [("TSG139", severity) for severity in severities]
+    assert all(one.location.line == 2 and one.key is None for one in found)
+
+
+@pytest.mark.parametrize(
+    "text", ["accepts: [pickle]\n", "handler: [accepts, pickle]\n", "other: {accepts: [pickle]}\n"]
+)
+def test_forms_that_no_handler_is_told_are_not(text):
+    assert told(text) == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from datetime import timedelta
+from itertools import combinations
 from pathlib import Path
 
 import pki
 import pytest
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +132,119 @@ def test_each_role_needs_a_signer_of_its_own(manifest, demand):
     assert len(found.signers) == 3
     assert len(found.ignored) == 1
     assert "nobody" in found.ignored[0]
+
+
+def alternative(*names: str) -> tuple:
+    return ((x509.SubjectAlternativeName([x509.RFC822Name(name) for name in names]), False),)
+
+
+ALICE = pki.SIGNER.but(name="Alice", extensions=alternative("alice@example.org"))
+
+
+@pytest.mark.parametrize(
+    ("renewed", "signers"),
+    [
+        (ALICE, 1),
+        (ALICE.but(name=" ALICE "), 1),
+        (ALICE.but(kind="P-384", ends=pki.NOW + timedelta(days=3)), 1),
+        (ALICE.but(name="Bob"), 2),
+        (ALICE.but(extensions=alternative("bob@example.org")), 2),
+        (ALICE.but(extensions=()), 2),
+    ],
+    ids=[
+        "renewed",
+        "spelt otherwise",
+        "of another kind",
+        "other name",
+        "other alternative name",
+        "no alternative name",
+    ],
+)
+def test_a_renewed_certificate_is_no_second_signer(renewed, signers, manifest, demand):
+    for number, wanted in enumerate((ALICE, renewed)):
+        held = wanted.by(ROOT)
+        sign(manifest, held.key, f"alice{number}", held.certificate)
+    found = archives.authorize(manifest, demand(1), pki.NOW).signers
+    assert len(found) == signers
+    assert max(one.until for one in found) == pki.NOW + timedelta(days=30)
+    if signers == 1:
+        with pytest.raises(
+            VerificationError, match=r"(?s)2 different trusted keys.*several signatures are one signer's"
+        ):
+            archives.authorize(manifest, demand(2), pki.NOW)
+    else:
+        archives.authorize(manifest, demand(2), pki.NOW)
+
+
+def test_a_certificate_renewed_by_another_authority_below_the_trusted_one_is_no_second_signer(manifest, demand):
+    for name in ("middle", "other"):
+        middle = pki.MIDDLE.but(name=name).by(ROOT)
+        held = ALICE.by(middle)
+        sign(manifest, held.key, name, held.certificate, middle.certificate)
+    assert len(archives.authorize(manifest, demand(1), pki.NOW).signers) == 1
+
+
+def test_certificates_that_are_listed_themselves_are_one_signers_if_one_authority_gave_them_one_name(
+    manifest, tmp_path
+):
+    for wanted, issuer, signers in ((ALICE, ROOT, 1), (ALICE, None, 2)):
+        listed = []
+        for number in range(2):
+            held = wanted.by(issuer)
+            listed.append((None, pki.written(tmp_path / f"{number}.pem", held.pem)))
+            # By the key alone, and with the certificate.
+            sign(manifest, held.key, f"alice{number}", *([held.certificate] if number else []))
+        # Who certifies himself can call himself anything: then it is the keys that were listed, and they are two.
+        assert len(archives.authorize(manifest, Demand(tuple(listed), 1), pki.NOW).signers) == signers
+
+
+def test_one_person_fills_one_of_the_roles_of_an_authority_and_that_it_has_several_is_told(manifest, tmp_path):
+    path = pki.written(tmp_path / "root.pem", ROOT.pem)
+    both = Demand((("release", path), ("security", path)), 2, ("release", "security"))
+    for number in range(2):
+        held = ALICE.by(ROOT)
+        sign(manifest, held.key, f"alice{number}", held.certificate)
+    with pytest.raises(VerificationError, match="a different key in each role"):
+        archives.authorize(manifest, both, pki.NOW)
+    bob = ALICE.but(name="Bob").by(ROOT)
+    sign(manifest, bob.key, "bob", bob.certificate)
+    found = archives.authorize(manifest, both, pki.NOW)
+    assert len(found.signers) == 2
+    assert found.shared == (
+        "`CN=root` vouches for `release` and `security` alike: two of those whom it certifies are enough",
+    )
+
+
+def test_what_one_authority_certifies_for_another_role_is_told_and_what_is_apart_is_not(manifest, demand, tmp_path):
+    middle = pki.MIDDLE.by(ROOT)
+    for who, key in (("release", RELEASE), ("security", SECURITY)):
+        sign(manifest, key, who)
+    files = {
+        "root": ROOT.pem,
+        "middle": middle.pem,
+        "other": pki.ROOT.but(name="other").by().pem,
+        "signer": ALICE.by(ROOT).pem,
+    }
+    paths = {name: pki.written(tmp_path / f"{name}.pem", data) for name, data in files.items()}
+
+    def told(release: str, security: str) -> tuple[str, ...]:
+        more = (("release", paths[release]), ("security", paths[security]))
+        asked = demand(2, "release", "security", keys=("release", "security"))
+        return archives.authorize(manifest, dataclasses.replace(asked, keys=asked.keys + more), pki.NOW).shared
+
+    assert len(told("root", "middle")) == 1
+    assert told("root", "other") == told("root", "signer") == ()
+
+
+def test_the_role_in_which_nobody_has_signed_is_named_and_who_has(manifest, demand):
+    sign(manifest, RELEASE, "release")
+    with pytest.raises(VerificationError) as refused:
+        archives.authorize(manifest, demand(2, "release", "security"), pki.NOW)
+    first, *more = refused.value.complaints
+    assert "release.pub (release)" in first
+    assert first.endswith("asks for `security` too, and in that role nobody has signed")
+    assert "no other signature is beside it" in more[0]
+    assert "tsguard manifest sign" in more[0]
 
 
 def test_signatures_that_do_not_count_are_told_and_do_not_hinder(manifest, demand, tmp_path):
@@ -312,6 +428,23 @@ def test_one_more_signature_never_makes_it_less(found, more, demand):
     except Rejected:
         return
     verify_met(demand, different([*found, more]))
+
+
+certified = st.builds(
+    lambda key, name: Signer(key, "n", frozenset({"r"}), holders=frozenset({name})),
+    st.sampled_from("abcd"),
+    st.sampled_from("AB"),
+)
+
+
+@given(st.lists(certified, max_size=6), st.randoms(use_true_random=False))
+def test_whoever_shares_a_key_or_a_name_is_one_in_whatever_order_they_come(found, random):
+    once = different(found)
+    assert all(one.holders.isdisjoint(other.holders) for one, other in combinations(once, 2))
+    assert len({one.fingerprint for one in once}) == len(once) <= 2
+    assert {name for one in once for name in one.holders} == {name for one in found for name in one.holders}
+    random.shuffle(found)
+    assert different(found) == once
 
 
 @given(st.lists(signers, max_size=5), demands)

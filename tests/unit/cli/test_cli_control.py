@@ -95,6 +95,39 @@ def test_a_status_cannot_steer_the_terminal(peer):
     assert "\\x1b[31mred\\nforged" in output
 
 
+OPEN = {"state": "SERVING", "mode": "none", "pid": 1, "uptime": 1.0, "config": "c", "listeners": {}}
+SIGNED = {
+    "path": "/m/m\n.json",
+    "version": 7,
+    "sha256": "a" * 64,
+    "expires": "2030-01-31T12:00:00+00:00",
+    "signers": ["CN=Alice (release)", "CN=Bob"],
+}
+LINE = f"manifest   version 7  /m/m\\n.json  sha256:{'a' * 16}  expires "
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        (SIGNED, [LINE + "2030-01-31T12:00:00+00:00  signed by CN=Alice (release); CN=Bob"]),
+        ({**SIGNED, "expires": None, "signers": []}, [LINE + "never"]),
+        (None, []),
+    ],
+)
+def test_a_status_tells_the_manifest_in_one_line(peer, manifest, told):
+    document = {**OPEN, "models": [], "door": {}, "manifest": manifest}
+    code, output, _ = peer("status", http(json.dumps(document).encode()))
+    assert (code, [line for line in output.splitlines() if "manifest" in line]) == (0, told)
+
+
+@pytest.mark.parametrize("manifest", [1, "m", [], {}, {**SIGNED, "signers": [1]}, {**SIGNED, "sha256": None}])
+def test_a_manifest_of_another_shape_is_a_clear_error(peer, manifest):
+    document = {**OPEN, "models": [], "door": {}, "manifest": manifest}
+    code, output, error = peer("status", http(json.dumps(document).encode()))
+    assert (code, output) == (5, "")
+    assert "no answer of a guard" in error
+
+
 def test_stopping_a_guard_that_ended_before_it_was_asked_is_no_error(peer):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

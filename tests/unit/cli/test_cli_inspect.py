@@ -110,6 +110,37 @@ def test_a_handler_of_torchserves_and_none_are_told(run, made):
     assert "`default_service_handler`" in run("inspect", none)[1]
 
 
+def test_what_is_imported_in_the_place_of_the_handler_and_of_the_model_file_is_told(run, made):
+    named = Entry(MANIFEST, manifest(modelFile="layer.py"))
+    native = (Entry("handler.abi3.so", b"\x7fELF"), Entry("layer.py"), Entry("layer/__init__.so", b"\x7fELF"))
+    path = made("m.mar", HANDLER_ENTRY, *native, named)
+    rows = [" ".join(line.split()) for line in run("inspect", path)[1].splitlines()]
+    assert "handler handler.py: the member handler.abi3.so" in rows
+    assert "model file layer.py, imported as the member layer/__init__.so" in rows
+    assert sum(row.startswith("high TSG-SCAN-010 ") for row in rows) == 2
+    told = json.loads(run("inspect", path, "--json")[1])
+    assert (told["handler"]["member"], told["handler"]["built_in"]) == ("handler.abi3.so", None)
+    assert (told["model_file"], told["model_file_imported"]) == ("layer.py", "layer/__init__.so")
+
+
+def test_the_forms_that_the_handler_is_told_to_load_are_told(run, made):
+    config = Entry("c.yaml", b"handler: {accepts: [state_dict, pickle], token: hf_secret}\n")
+    path = made("m.mar", HANDLER_ENTRY, config, Entry(MANIFEST, manifest(configFile="c.yaml")))
+    out = run("inspect", path)[1]
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "which may load: state_dict, pickle" in rows
+    assert any(row.startswith("high TSG139 m.mar!c.yaml:1: ") for row in rows)
+    told = json.loads(run("inspect", path, "--json")[1])
+    assert told["config"]["accepts"] == ["state_dict", "pickle"]
+    assert "secret" not in out + json.dumps(told)
+
+
+def test_the_help_names_what_may_be_looked_at(run):
+    code, out, _ = run("inspect", "--help")
+    assert code == 0
+    assert ".tar.gz" in out
+
+
 def test_a_configuration_that_cannot_be_read_is_a_finding(run, made):
     path = made("m.mar", HANDLER_ENTRY, Entry("c.yaml", b"a: ["), Entry(MANIFEST, manifest(configFile="c.yaml")))
     code, out, _ = run("inspect", path)

@@ -14,6 +14,7 @@ import pytest
 import transparency
 from corpus.archives import HANDLER, manifest
 
+from torchserve_guard import archives
 from torchserve_guard.archives.signing import bundle, statement
 from torchserve_guard.cli import main
 
@@ -162,7 +163,11 @@ def test_keyless_signing_is_refused_with_a_word_about_it(run, store):
 
 
 def test_what_is_no_manifest_or_has_expired_is_not_signed(run, store, key):
-    run("create", store, "--expires-days", "0")
+    path = store / "tsguard-manifest.json"
+    past = archives.load_manifest(path, None).model_copy(
+        update={"expires": NOW.replace(microsecond=0) - timedelta(days=1)}
+    )
+    path.write_bytes(archives.render_manifest(past))
     code, _, error = run("sign", store, "--key", key)
     assert (code, "expired" in error) == (4, True)
     (store / "tsguard-manifest.json").write_text("{}")
@@ -220,8 +225,27 @@ def test_verify_names_what_is_missing_extra_changed_and_resized_and_what_in_it(r
 
 
 def test_verify_without_trusted_keys_says_nothing_of_signatures(run, store, key):
+    assert run("verify", store)[2] == ""
     run("sign", store, "--key", key)
     assert "signed by" not in run("verify", store)[1]
+
+
+def test_verify_without_trusted_keys_says_that_it_looked_at_no_signature(run, store, key, public):
+    path = store / "tsguard-manifest.json"
+    (store / f"{path.name}.bak").write_text("no signature")
+    (store / "other.json.x.sigstore.json").write_text("another's")
+    assert run("verify", store)[2] == ""
+    run("sign", store, "--key", key)
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    code, out, error = run("verify", store)
+    assert (code, "all as listed" in out) == (0, True)
+    assert error.startswith(f"tsguard: {path}: its signatures were not looked at; ")
+    assert "--trusted-key" in error
+    assert run("verify", store, "--trusted-key", public)[0] == 4
+    # A signed store is its own manifest, and the signature is in it.
+    run("sign", store, "--whole-store", "--key", key, "--output", store / "store.sig")
+    assert "were not looked at" in run("verify", store, "--manifest", store / "store.sig")[2]
+    assert run("verify", store, "--manifest", store / "store.sig", "--trusted-key", public)[2] == ""
 
 
 @pytest.mark.parametrize("threshold", ["2", "security", "x y"])
@@ -254,3 +278,62 @@ def test_diff_tells_archives_and_members(run, store, tmp_path):
         "~ two.mar",
     ]
     assert "    + more  1 bytes" in out
+
+
+# --- the manifest, and what names it ----------------------------------------------------------------------------
+
+
+def test_the_manifest_may_be_named_wherever_its_folder_may(run, store, key):
+    path = store / "tsguard-manifest.json"
+    assert run("sign", path, "--key", key)[0] == 0
+    for command in (["verify"], ["show"], ["show", "--json"], ["show", "--members"]):
+        assert run(*command, path) == run(*command, store)
+    assert run("create", path)[1] == run("create", store)[1].replace("version 3", "version 2")
+    assert run("diff", store, path) == run("diff", path, store) == run("diff", path, path)
+    other = path.rename(store / "other.json")
+    assert run("verify", other)[0] == 0
+    code, _, error = run("verify", other, "--manifest", other)
+    assert (code, "name the folder" in error) == (2, True)
+
+
+def test_an_archive_is_not_overwritten_by_a_manifest(run, store):
+    before = (store / "one.mar").read_bytes()
+    assert run("create", store / "one.mar")[0] == 2
+    assert (store / "one.mar").read_bytes() == before
+
+
+def test_an_expiry_that_the_next_version_drops_is_told(run, store):
+    assert run("create", store, "--expires-days", "90")[2] == ""
+    expires = archives.load_manifest(store / "tsguard-manifest.json", None).expires
+    code, _, error = run("create", store)
+    assert code == 0
+    assert error.startswith("tsguard: ")
+    assert expires.isoformat() in error
+    assert "--expires-days" in error
+    assert run("create", store)[2] == run("create", store, "--expires-days", "90")[2] == ""
+    assert run("create", store, "--expires-days", "30")[2] == ""
+
+
+@pytest.mark.parametrize("days", ["0", "0.0", "0.000001"])
+def test_a_manifest_that_has_expired_when_it_is_written_is_not_written(days, run, store):
+    before = (store / "tsguard-manifest.json").read_bytes()
+    code, _, error = run("create", store, "--expires-days", days)
+    assert (code, "--expires-days" in error) == (2, True)
+    assert (store / "tsguard-manifest.json").read_bytes() == before
+
+
+def test_sums_are_shown_as_what_they_are(run, store, tmp_path):
+    listed = archives.load_manifest(store / "tsguard-manifest.json", None)
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text("".join(f"{one.sha256}  {one.name}\n" for one in listed.subjects))
+    code, out, _ = run("show", sums, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["schema"], told["version"], told["created"], told["expires"]) == ("sha256sums", 0, None, None)
+    assert [(one["name"], one["sha256"]) for one in told["subjects"]] == [
+        (one.name, one.sha256) for one in listed.subjects
+    ]
+    out = run("show", sums)[1]
+    assert out.splitlines()[0] == "sha256sums, which has no version, no time of creation and no expiry"
+    assert "None" not in out
+    assert run("show", store, "--json")[1].encode() == (store / "tsguard-manifest.json").read_bytes()

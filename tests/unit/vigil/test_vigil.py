@@ -250,6 +250,12 @@ async def test_a_member_of_a_private_copy_that_others_may_write_is_drift(world, 
     assert "may be written by others" in (await found.vigil.verify()).sighted[0].found[0]
 
 
+async def test_a_link_in_the_place_of_a_member_of_a_private_copy_is_told_as_one_and_once(world, tree, served):
+    found = world(served(writable=True))
+    link_out(tree)
+    assert (await found.vigil.verify()).sighted[0].found == ("`handler.py` is a symbolic link",)
+
+
 async def test_what_cannot_be_recorded_is_closed_all_the_same(world, tree, served):
     found = world(served())
     found.broken = True

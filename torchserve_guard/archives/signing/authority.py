@@ -29,12 +29,16 @@ Whose = Callable[[bundle.Bundle], Signer]
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """A manifest that may be believed: its bytes' SHA-256, who signed them, and why other signatures do not count."""
+    """A manifest that may be believed: its bytes' SHA-256, who signed them, and why other signatures do not count.
+
+    `shared` tells of authorities that vouch for several of the roles that are asked for.
+    """
 
     manifest: Manifest
     digest: str
     signers: tuple[Signer, ...] = ()
     ignored: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 def authorize(path: Path, demand: Demand, now: datetime) -> Authorized:
@@ -43,23 +47,29 @@ def authorize(path: Path, demand: Demand, now: datetime) -> Authorized:
     Raises ConfigError, or VerificationError that tells of each signature why it does not count.
     """
     data = manifest.read(path)
-    signers, ignored = _signers(path, data, demand, now) if demand.keys or demand.identities else ((), ())
+    signed = _signed(path, data, demand, now) if demand.keys or demand.identities else _Signed()
     try:
-        verify_met(demand, signers)
+        verify_met(demand, signed.signers)
     except Rejected as why:
-        raise VerificationError(f"{path}: {why}", *(ignored or (f"{path}: {_HOW}",))) from why
+        raise VerificationError(f"{path}: {why}", *(signed.ignored or (f"{path}: {_how(signed)}",))) from why
     # INVARIANT: these are the bytes that were hashed for the signatures; nothing is read again.
     found = manifest.parse(data, str(path))
     manifest.verify_current(found, str(path), now)
     if demand.count > 0:
         _verify_form(found, path)
-    return Authorized(found, hashlib.sha256(data).hexdigest(), signers, ignored)
+    digest = hashlib.sha256(data).hexdigest()
+    return Authorized(found, digest, signed.signers, signed.ignored, signed.shared)
+
+
+def is_signature_of(manifest_name: str, name: str) -> bool:
+    """Whether a file beside a manifest is one of its signatures, by the names of both."""
+    return name.startswith(manifest_name + ".") and name.endswith(ENDING) and len(name) >= len(manifest_name + ENDING)
 
 
 def beside(path: Path) -> list[Path]:
     """Return the files of the signatures beside a manifest, sorted; raise ConfigError."""
     try:
-        found = [one for one in path.parent.iterdir() if _is_signature_of(path.name, one.name)]
+        found = [one for one in path.parent.iterdir() if is_signature_of(path.name, one.name)]
     except OSError as error:
         raise ConfigError(f"{path.parent}: the folder of the manifest cannot be read: {error.strerror}") from error
     if len(found) > MOST:
@@ -91,10 +101,25 @@ def _verify_form(found: Manifest, path: Path) -> None:
         )
 
 
-_HOW = "there is no signature beside it; sign it with `tsguard manifest sign`"
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    signers: tuple[Signer, ...] = ()
+    ignored: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    good: int = 0
 
 
-def _signers(path: Path, data: bytes, demand: Demand, now: datetime) -> tuple[tuple[Signer, ...], tuple[str, ...]]:
+def _how(signed: _Signed) -> str:
+    """Return what to do where no signature is there that does not count."""
+    if not signed.signers:
+        return "there is no signature beside it; sign it with `tsguard manifest sign`"
+    told = "no other signature is beside it"
+    if len(signed.signers) < signed.good:
+        told = "several signatures are one signer's: of one key, or of keys that one authority certified for one name"
+    return f"{told}; whoever is missing signs it too, with `tsguard manifest sign`"
+
+
+def _signed(path: Path, data: bytes, demand: Demand, now: datetime) -> _Signed:
     """Return the different signers whose word counts, and why each other signature does not."""
     from torchserve_guard.archives.signing import keyless, trust  # noqa: PLC0415 - heavy, only where somebody is trusted
 
@@ -109,7 +134,7 @@ def _signers(path: Path, data: bytes, demand: Demand, now: datetime) -> tuple[tu
             ignored.append(
                 str(why) if isinstance(why, ConfigError) else f"{where}: the signature does not count: {why}"
             )
-    return different(good), tuple(ignored)
+    return _Signed(different(good), tuple(ignored), trust.shared(anchors, demand.roles), len(good))
 
 
 def _claims(path: Path, data: bytes) -> Iterator[tuple[str, Callable[[], bundle.Bundle]]]:
@@ -125,7 +150,3 @@ def covering(path: Path, data: bytes) -> bundle.Bundle:
     found = bundle.parse(contents.read(path, bundle.LARGEST, "signature"))
     verify_covers(statement.parse(found.payload), data)
     return found
-
-
-def _is_signature_of(manifest_name: str, name: str) -> bool:
-    return name.startswith(manifest_name + ".") and name.endswith(ENDING) and len(name) >= len(manifest_name + ENDING)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
@@ -76,9 +76,28 @@ def is_authority(certificate: x509.Certificate) -> bool:
     return any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in certificate.extensions)
 
 
+def is_issuer(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether an authority has signed another's certificate."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 def called(certificate: x509.Certificate) -> str:
     """Return the name that the certificate gives to its holder, as one line."""
     return printable(certificate.subject.rfc4514_string()) or f"serial number {certificate.serial_number}"
+
+
+def named(certificate: x509.Certificate, authority: x509.Name) -> str:
+    """Return what an authority calls the holder of a certificate, in subject and alternative names: a renewal keeps it.
+
+    RFC 5280, 7.1: case, blanks and the kind of a string make no other name.
+    """
+    others = [one.value for one in certificate.extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+    alternative = sorted(_folded(str(name)) for one in others for name in one)
+    return "\n".join([_compared(authority), _compared(certificate.subject), *alternative])
 
 
 def verify_path(found: Sequence[x509.Certificate], trusted: x509.Certificate, now: datetime) -> None:
@@ -179,6 +198,15 @@ _AUTHORITY = (
     .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_issue)
     .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _is_for_code)
 )
+
+
+def _compared(name: x509.Name) -> str:
+    rows = (sorted(f"{one.oid.dotted_string}={_folded(str(one.value))}" for one in part) for part in name.rdns)
+    return ",".join("+".join(row) for row in rows)
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
 
 
 def _short(error: Exception) -> str:

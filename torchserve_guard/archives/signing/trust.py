@@ -40,6 +40,18 @@ def load(named: Iterable[tuple[str | None, Path]]) -> tuple[Anchor, ...]:
     return tuple(anchor for role, path in named for anchor in _anchors(role, path))
 
 
+def shared(anchors: tuple[Anchor, ...], roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a line for each authority that vouches for several of these roles: whom it certifies has them all."""
+    found: dict[str, str] = {}
+    for one in anchors:
+        below = {other.role for other in anchors if other.role in roles and _is_above(one, other)}
+        if one.certificate is not None and len(below) > 1:
+            named = " and ".join(f"`{role}`" for role in sorted(filter(None, below)))
+            called = certificates.called(one.certificate)
+            found.setdefault(called, f"`{called}` vouches for {named} alike: two of those whom it certifies are enough")
+    return tuple(found.values())
+
+
 def signer(
     bundle: Bundle, anchors: tuple[Anchor, ...], now: datetime, identities: keyless.Trusted | None = None
 ) -> Signer:
@@ -74,7 +86,8 @@ def _by_hint(bundle: Bundle, anchors: tuple[Anchor, ...], now: datetime) -> tupl
     if not good:
         raise reasons[0]
     roles = frozenset(role for one in good for role in one.roles)
-    return known[0][1], Signer(keys.fingerprint(known[0][1]), good[0].where, roles, _until(good))
+    holders = frozenset(name for one in good if one.certificate is not None for name in _issued(one.certificate))
+    return known[0][1], Signer(keys.fingerprint(known[0][1]), good[0].where, roles, _until(good), holders=holders)
 
 
 def _by_certificate(bundle: Bundle, anchors: tuple[Anchor, ...], now: datetime) -> tuple[keys.PublicKey, Signer]:
@@ -94,7 +107,24 @@ def _by_certificate(bundle: Bundle, anchors: tuple[Anchor, ...], now: datetime) 
         raise reasons[-1]
     roles = frozenset(role for one in good for role in one.roles)
     until = min(one.not_valid_after_utc for one in found)
-    return key, Signer(keys.fingerprint(key), certificates.called(found[0]), roles, until)
+    vouching = (one.certificate.subject for one in good if one.certificate is not None and one.key is None)
+    holders = _issued(found[0]) | {certificates.named(found[0], authority) for authority in vouching}
+    return key, Signer(keys.fingerprint(key), certificates.called(found[0]), roles, until, holders=holders)
+
+
+def _issued(certificate: x509.Certificate) -> frozenset[str]:
+    """Return what its issuer calls the holder of a certificate; none where nobody but the holder says so."""
+    own = certificate.issuer == certificate.subject
+    return frozenset() if own else frozenset({certificates.named(certificate, certificate.issuer)})
+
+
+def _is_above(one: Anchor, other: Anchor) -> bool:
+    """Whether an authority is the other one, or has certified it; what is trusted by itself is nobody's."""
+    if one.key is not None or other.key is not None or one.certificate is None or other.certificate is None:
+        return False
+    return one.certificate.subject == other.certificate.subject or certificates.is_issuer(
+        one.certificate, other.certificate
+    )
 
 
 def _verify_vouched(found: list[x509.Certificate], anchor: Anchor, trusted: x509.Certificate, now: datetime) -> None:
