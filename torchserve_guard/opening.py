@@ -23,6 +23,7 @@ from torchserve_guard.porters.desk import Desk
 from torchserve_guard.porters.lodge import Lodge
 from torchserve_guard.porters.orders import Logbook, Material, Post
 from torchserve_guard.proxy import Enforcer, Limits, ListenerSpec
+from torchserve_guard.proxy.descriptors import fitting, shortage
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.proxy.vacancy import bind
 from torchserve_guard.settings import Profile, Settings, Tls
@@ -78,7 +79,10 @@ def lodge_of(
 ) -> Lodge:
     """Return the porters of the listeners' one port, who do not stand there yet. Raises `ConfigError`."""
     address = listeners[Listener.INFERENCE].address
-    share, tls, kept = limits.shared(size), settings.tls, settings.access_log
+    # What one process may have, each has: they are asked for here so that the user hears of it once.
+    share, tls, kept = fitting(limits.shared(size), 1, len(listeners) - 1), settings.tls, settings.access_log
+    if (fewer := shortage(limits.connections, share.connections * size, "the port of inference")) is not None:
+        say(fewer)
     desk = Desk(
         enforcer,
         log,

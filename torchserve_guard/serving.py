@@ -25,6 +25,7 @@ from torchserve_guard.policy import Access, Closures, decide
 from torchserve_guard.porters.lodge import Lodge, total
 from torchserve_guard.proxy import Door, Enforcer, ListenerSpec, context_of
 from torchserve_guard.proxy import Limits as DoorLimits
+from torchserve_guard.proxy.descriptors import shortage
 from torchserve_guard.proxy.memory import spare_what_stays
 from torchserve_guard.proxy.tls import Context as TlsContext
 from torchserve_guard.registration import Registration
@@ -144,7 +145,10 @@ class Serving:
         tls = self._context(settings.tls) if settings.tls is not None else None
         size = processes(settings.workers, len(os.sched_getaffinity(0)))
         ours, theirs = apart(self._listeners()) if size > 1 else (self._listeners(), {})
-        self.door = Door(ours, enforcer, _door_limits(settings.limits), tls, access=self.access)
+        calls = len(settings.grpc_listeners)
+        self.door = Door(ours, enforcer, _door_limits(settings.limits), tls, access=self.access, beside=calls)
+        if (fewer := shortage(settings.limits.max_connections, self.door.limits.connections)) is not None:
+            self.say(fewer)
         await self.door.open()
         try:
             if theirs:
@@ -185,7 +189,7 @@ class Serving:
             self.settings,
             self.frontend,
             enforcer,
-            _door_limits(self.settings.limits),
+            self.door.limits if self.door is not None else _door_limits(self.settings.limits),
             note=self.access.note if self.access is not None else None,
             turns=self.door.turns if self.door is not None else None,
         )

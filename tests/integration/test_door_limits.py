@@ -152,6 +152,30 @@ async def test_who_has_many_connections_gets_no_more_and_others_do(site):
         writer.close()
 
 
+async def test_so_many_are_told_that_there_is_no_room_and_a_flood_behind_them_is_not_heard(site):
+    here = await site(connections=2, turned_away=3)
+    held = [await here.connect() for _ in range(2)]
+    for reader, writer in held:
+        writer.write(GET)
+        assert status(await answer(reader)) == 200
+    told = [await here.connect() for _ in range(3)]
+    assert [status(await answer(reader)) for reader, _ in told] == [503] * 3
+    flood = [await here.connect() for _ in range(20)]
+    for reader, _ in flood:
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    assert here.door.stats().refused == 23
+    assert here.door.stats().connections == 5
+    assert len(here.entries("refusal")) < 5  # one each second
+    for _, writer in (*told, *flood):
+        writer.close()
+    await eventually(lambda: here.door.stats().connections == 2)
+    held.pop()[1].close()
+    await eventually(lambda: here.door.stats().connections == 1)
+    assert status(await here.ask()) == 200
+    held.pop()[1].close()
+
+
 async def test_where_three_quarters_are_taken_the_idle_and_the_slow_leave_first(site, monkeypatch):
     monkeypatch.setattr(passage, "HURRIED_IDLE_S", 1.0)
     monkeypatch.setattr(passage, "HURRIED_HEAD_S", 1.0)

@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.wire import Listener, parse_request_head
+from torchserve_guard.wire.headers import HOP_BY_HOP
 from torchserve_guard.wire.trace import parse_state, trace_id_of
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -148,13 +149,15 @@ class RequestReader:
                 if number:
                     passed.append(b"Content-Type: %b\r\n" % text)
             elif kind == REQUEST_ID:
-                request_id = text
+                request_id = text if request_id is None else b""
             elif kind == CLOSE:
                 closes = True
             elif kind == KEEP_ALIVE:
                 keeps = True
             elif kind == EXPECT:
-                expects = minor == 1
+                if expects:
+                    raise _ambiguous("Expect")
+                expects = True
             elif kind == ORIGIN:
                 from_page = True
             elif kind == TRACE_PARENT:
@@ -182,9 +185,9 @@ class RequestReader:
                 keep_alive,
                 length,
                 chunked,
-                expects,
+                expects and minor == 1,
                 authorization,
-                request_id,
+                request_id or None,
                 content_type,
                 passed,
                 host,
@@ -258,8 +261,8 @@ class RequestReader:
             return PASS, b"%b: %b\r\n" % (name, value), 0
         if said.chunked:
             return CHUNKED, b"", 0
-        if said.request_id is not None:
-            return REQUEST_ID, value, 0
+        if said.request_ids:
+            return REQUEST_ID, said.request_id or b"", 0  # one that is not well formed counts as one of several, too
         return (_TOLD[lower], value, 0) if lower in _TOLD else DROPPED
 
 
@@ -285,8 +288,9 @@ def _ambiguous(name: str) -> BadRequest:
     return BadRequest(f"More than one {name} header.", rule="proxy.duplicate")
 
 
-# Both are dropped here, so that naming them removes nothing; `upgrade` alone is what proxies say of every request.
-_OPTIONS = frozenset({b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings"})
+# The fields of one hop are dropped here in any case, so that naming them removes nothing; `upgrade` alone is what
+# proxies say of every request, `proxy-connection` what old ones add. Not transfer-encoding: it is not dropped unread.
+_OPTIONS = HOP_BY_HOP | {b"close", b"http2-settings"}
 
 # What clients offer by default, on plaintext and with any request, and take no for an answer: Java's HttpClient and
 # `curl --http2` (RFC 7540 section 3.2), Apache HttpClient 5.4 (RFC 2817). As in stock, the answer is in HTTP/1.1.

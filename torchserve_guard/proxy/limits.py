@@ -14,13 +14,14 @@ class Limits:
     """Sizes in bytes, times in seconds. `None` is no limit.
 
     `body` is TorchServe's `max_request_size`. `connections` is for each listener, `source_connections` for each address
-    there. `idle_time` is how long a connection may stay open without a request; `head_time` how long a request head may
-    take from its first byte (or from the accept) to its last; both are shorter where three quarters of the connections
-    are taken. `stall_time` is how long a body may come, or an answer be taken, without a single byte moving, and
-    `rate` how many bytes each second must move on average over such a time; 0 asks for one. `answer_time`
-    is how long TorchServe may take for the head of an answer: models are slow, so none by default. `handshakes` is
-    how many TLS handshakes go on at once, `handshake_time` how long one may take. `model_concurrency` is how many
-    requests for one model are under way at once, `model_queue` how many more wait, each for `queue_time`.
+    there, and `turned_away` how many more may be hearing that there are too many. `idle_time` is how long a connection
+    may stay open without a request; `head_time` how long a request head may take from its first byte (or from the
+    accept) to its last; both are shorter where three quarters of the connections are taken. `stall_time` is how long a
+    body may come, or an answer be taken, without a single byte moving, and `rate` how many bytes each second must move
+    on average over such a time; 0 asks for one. `answer_time` is how long TorchServe may take for the head of an
+    answer: models are slow, so none by default. `handshakes` is how many TLS handshakes go on at once, `handshake_time`
+    how long one may take. `model_concurrency` is how many requests for one model are under way at once, `model_queue`
+    how many more wait, each for `queue_time`.
     """
 
     request_line: int = 4 * KIB
@@ -30,6 +31,7 @@ class Limits:
     management_body: int = 64 * KIB
     connections: int = 4096
     source_connections: int | None = None
+    turned_away: int = 4096
     idle_upstream: int = 256
     idle_time: float = 75.0
     head_time: float = 15.0

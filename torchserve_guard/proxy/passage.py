@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from torchserve_guard.audit.access_line import Note
 from torchserve_guard.errors import Refusal, TooMany, Unavailable
@@ -87,6 +89,11 @@ class Threshold:
             return TooMany("Too many connections from this address.", rule="proxy.source-connections")
         return None
 
+    @property
+    def overrun(self) -> bool:
+        """Whether as many are over the limit, and hear so, as there is room for."""
+        return self.present >= self.limits.connections + self.limits.turned_away
+
     def enter(self, source: Source | None) -> None:
         """Count a connection in."""
         self.present += 1
@@ -110,6 +117,18 @@ class Threshold:
         first = self._last_full != self.tick
         self._last_full = self.tick
         return first
+
+
+class Unheard(asyncio.Protocol):
+    """One accepted connection of a flood: it ends at once. Of those before it one each second is on record."""
+
+    def __init__(self, passage: Threshold) -> None:
+        self._passage = passage
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """End it."""
+        self._passage.counts.refused += 1
+        cast("asyncio.Transport", transport).abort()
 
 
 class Passage(Threshold):

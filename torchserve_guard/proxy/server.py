@@ -19,7 +19,7 @@ from torchserve_guard.proxy.enforcement import Enforcer
 from torchserve_guard.proxy.head import RequestReader
 from torchserve_guard.proxy.limits import Limits
 from torchserve_guard.proxy.memory import keep_memory
-from torchserve_guard.proxy.passage import Counts, Passage, Way
+from torchserve_guard.proxy.passage import Counts, Passage, Unheard, Way
 from torchserve_guard.proxy.tls import Context, Handshake, Handshakes
 from torchserve_guard.proxy.turns import Turns
 from torchserve_guard.proxy.turnstile import Share, Turnstile
@@ -65,7 +65,8 @@ class Door:
     `tls` is what `https` listeners negotiate with (`proxy.tls.context_of`). `bound` has, by address, sockets that
     listen already (`bind`): other processes take connections from them too, and `share` is what this one has of them.
     `access` is told of each request. `turns` are the models', for other doors to share; None when models take all that
-    comes.
+    comes. `beside` is how many ports the process listens at that are not this door's; `limits` are those that it can
+    hold.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Door:
         bound: Mapping[str, Sequence[socket.socket]] | None = None,
         share: Share | None = None,
         access: AccessLog | None = None,
+        beside: int = 0,
     ) -> None:
         self.access = access
         self.turns = _turns(limits)
@@ -87,8 +89,9 @@ class Door:
         self._share = share
         self._crowd = Crowd(share.tell if share is not None else None)
         ports = _ports(listeners)
-        fit = fitting(limits, len(ports))
-        self._passages = {address: self._passage(shared, enforcer, fit) for address, shared in ports.items()}
+        pools = sum(len(shared) - 1 for shared in ports.values())
+        self.limits = fitting(limits, len(ports) + beside, pools)
+        self._passages = {address: self._passage(shared, enforcer, self.limits) for address, shared in ports.items()}
         self._handshakes = Handshakes(tls) if tls is not None else None
         self._servers: list[asyncio.AbstractServer | Turnstile] = []
         self._sockets: list[tuple[Path, int]] = []
@@ -135,7 +138,8 @@ class Door:
     ) -> Callable[[], asyncio.Protocol]:
         """Return what makes the protocol of each accepted connection."""
         if not address.secure:
-            return lambda: ClientConnection(passage, loop)
+            # Who is turned away stays until it has heard so: too many of these are not heard at all.
+            return lambda: Unheard(passage) if passage.overrun else ClientConnection(passage, loop)
         handshakes = self._handshakes
         if handshakes is None:
             raise ConfigError(f"{passage.listener.value}_address `{address}`: TLS is asked for, without a certificate")

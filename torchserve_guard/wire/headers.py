@@ -28,9 +28,9 @@ _NOTHING: frozenset[bytes] = frozenset()
 class RequestHead:
     """A request's headers, understood: what passes, and what the guard itself has to know.
 
-    `length` is None without Content-Length; it and `chunked` exclude each other. `request_id` is None unless it is
-    well formed. `continues` says that the client waits for a 100 before it sends its body. `named` are the headers
-    that Connection declares to be for this hop only.
+    `length` is None without Content-Length; it and `chunked` exclude each other. `request_id` is None unless there is
+    one (`request_ids` counts them) and it is well formed. `continues` says that the client waits for a 100 before it
+    sends its body. `named` are the headers that Connection declares to be for this hop only.
     """
 
     passing: list[Header] = field(default_factory=list)
@@ -40,6 +40,7 @@ class RequestHead:
     authorization: bytes | None = None
     content_type: bytes | None = None
     request_id: bytes | None = None
+    request_ids: int = 0
     origin: bytes | None = None
     continues: bool = False
     named: frozenset[bytes] = _NOTHING
@@ -157,8 +158,8 @@ def _authorization(head: RequestHead, header: Header) -> None:
 
 
 def _request_id(head: RequestHead, header: Header) -> None:
-    well_formed = head.request_id is None and REQUEST_ID.fullmatch(header[1])
-    head.request_id = header[1] if well_formed else None
+    head.request_ids += 1
+    head.request_id = header[1] if head.request_ids == 1 and REQUEST_ID.fullmatch(header[1]) else None
 
 
 def _expect(head: RequestHead, header: Header) -> None:
@@ -184,7 +185,7 @@ def _connection(head: RequestHead, header: Header) -> None:
 
 Reader = Callable[[RequestHead, Header], None]
 
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer", b"upgrade"}
 )
 _READ: dict[bytes, Reader] = {
@@ -199,23 +200,40 @@ _READ: dict[bytes, Reader] = {
 # What TorchServe itself tells a handler, by adding it to the request's headers (InferenceRequestHandler,
 # ManagementRequestHandler): from a client, `explain: True` on `/{model}/predict` would explain, not predict.
 _TOLD_BY_TORCHSERVE = frozenset({b"explain", b"describe", b"url_path"})
-# Who asks, as proxies tell the servers behind them (oauth2-proxy, Envoy, nginx and Apache with client certificates): a
-# handler that believes one would believe whoever reaches the door. Where a request came from (X-Forwarded-For) passes.
+# Who asks, as proxies tell the servers behind them: a handler that believes one would believe whoever reaches the door.
+# Where a request came from (X-Forwarded-For) passes. Cookie passes: it is between a client and the application.
 _SAYS_WHO = frozenset(
     {
-        b"remote-user", b"x-remote-user", b"x-remote-group", b"x-webauth-user", b"x-authenticated-user",
+        b"remote-user", b"remote-group", b"remote-groups", b"remote-email", b"remote-name",  # CGI; Authelia
+        b"client-cert", b"client-cert-chain",  # RFC 9440
+        b"x-client-cert",
         b"x-forwarded-user", b"x-forwarded-groups", b"x-forwarded-email", b"x-forwarded-preferred-username",
-        b"x-forwarded-access-token", b"x-forwarded-client-cert", b"x-auth-request-user", b"x-auth-request-groups",
-        b"x-auth-request-email", b"x-auth-request-preferred-username", b"x-auth-request-access-token",
-        b"x-ssl-client-cert", b"x-ssl-client-dn", b"x-ssl-client-s-dn", b"x-ssl-client-verify", b"x-client-cert",
+        b"x-forwarded-access-token",  # oauth2-proxy
+        b"kubeflow-userid", b"kubeflow-groups",
+        b"x-anonymous-consumer", b"x-userinfo",  # Kong
+        b"x-endpoint-api-userinfo", b"x-apigateway-api-userinfo",  # Google's gateways
     }
 )  # fmt: skip
+_SAYS_WHO_BEGINNING = (
+    b"x-forwarded-client-cert", b"x-forwarded-tls-client-cert",  # Envoy; Traefik
+    b"ssl-client-", b"x-ssl-client-",  # ingress-nginx; nginx, HAProxy and Apache as they are commonly set up
+    b"x-auth-request-", b"x-authenticated-", b"x-webauth-",  # oauth2-proxy; Keycloak's gatekeepers; Grafana's
+    b"x-remote-user", b"x-remote-uid", b"x-remote-group", b"x-remote-extra-", b"impersonate-",  # Kubernetes
+    b"x-remote-email", b"x-remote-name",
+    b"x-goog-authenticated-user-", b"x-goog-iap-",  # Google's IAP
+    b"x-amzn-oidc-", b"x-amzn-mtls-",  # AWS load balancers
+    b"x-ms-client-principal", b"x-ms-token-",  # Azure App Service
+    b"cf-access-",  # Cloudflare
+    b"x-consumer-", b"x-credential-",  # Kong
+    b"tailscale-user-", b"x-authentik-", b"x-pomerium-", b"x-vouch-",
+)  # fmt: skip
+"""What the names begin with of those that come in families."""
 
 _INFERENCE: dict[bytes, Reader] = {
     **_READ,
     b"content-type": _content_type_passing,
     b"origin": _origin_passing,
-    **dict.fromkeys(_HOP_BY_HOP | _TOLD_BY_TORCHSERVE | _SAYS_WHO, _drop),
+    **dict.fromkeys(HOP_BY_HOP | _TOLD_BY_TORCHSERVE | _SAYS_WHO, _drop),
 }
 _ELSEWHERE: dict[bytes, Reader] = {
     **_READ,
@@ -223,13 +241,14 @@ _ELSEWHERE: dict[bytes, Reader] = {
     b"origin": _origin,
     **dict.fromkeys([b"accept", b"accept-encoding", b"user-agent"], _pass_without_token),
 }
-_NOT_IN_ANSWERS = _HOP_BY_HOP | {b"x-request-id"}
+_NOT_IN_ANSWERS = HOP_BY_HOP | {b"x-request-id"}
 
 
 @lru_cache(maxsize=1024)
 def _inference_reader(name: bytes) -> Reader | None:
-    reader = _INFERENCE.get(name.lower())
-    return None if reader is None and _verified(name) else reader
+    lower = name.lower()
+    reader = _INFERENCE.get(lower)
+    return _drop if reader is None and _verified(lower).startswith(_SAYS_WHO_BEGINNING) else reader
 
 
 @lru_cache(maxsize=1024)

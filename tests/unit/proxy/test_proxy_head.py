@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import httptools
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from torchserve_guard.errors import BadRequest, HeaderTooLarge, Refusal
 from torchserve_guard.proxy.answer_head import ResponseReader
 from torchserve_guard.proxy.head import Kept, RequestReader
 from torchserve_guard.proxy.limits import Limits
-from torchserve_guard.wire import Listener
+from torchserve_guard.wire import Listener, parse_request_head
+from torchserve_guard.wire.headers import HOP_BY_HOP
 
 LIMITS = Limits()
 
@@ -183,6 +184,93 @@ def test_an_option_that_names_an_end_to_end_header_is_still_refused(options):
         reader().read(head(b"Connection: " + options))
 
 
+@pytest.mark.parametrize("option", sorted(HOP_BY_HOP))
+@pytest.mark.parametrize("listener", list(Listener))
+def test_an_option_that_names_what_is_dropped_in_any_case_is_taken(option, listener):
+    value = {b"upgrade": b"h2c"}.get(option, b"1")
+    request = reader(listener).read(head(b"Connection: Keep-Alive, " + option, option + b": " + value))
+    assert (request.passed, request.keep_alive) == ([], True)
+
+
+def test_transfer_encoding_is_no_option_for_what_frames_is_never_named_away():
+    with pytest.raises(BadRequest):
+        reader().read(head(b"Connection: transfer-encoding", b"Transfer-Encoding: chunked"))
+
+
 @pytest.mark.parametrize("options", [b"close, upgrade", b"Upgrade, HTTP2-Settings, close"])
 def test_a_connection_that_closes_closes_beside_an_offer_too(options):
     assert reader().read(head(b"Connection: " + options, b"Upgrade: h2c")).keep_alive is False
+
+
+# --- the other reader: `wire`, which has all fields at once ----------------------------------------------------------
+
+SAID: dict[bytes, list[bytes]] = {
+    b"Host": [b"x", b"y"],
+    b"Content-Length": [b"1", b"3"],
+    b"Transfer-Encoding": [b"chunked"],
+    b"Content-Type": [b"text/plain", b"application/json", b""],
+    b"Authorization": [b"Bearer a", b""],
+    b"X-Request-Id": [b"a", b"b", b"no/ne", b""],
+    b"Expect": [b"100-continue", b"100-Continue", b"200-ok"],
+    b"Origin": [b"http://a", b"null"],
+    b"Connection": [b"close", b"keep-alive"],
+    b"Cookie": [b"a=1", b"b=2"],
+    b"Accept": [b"*/*"],
+    b"X-Any": [b"1", b""],
+    b"Remote-User": [b"root"],
+}
+ONE = st.sampled_from(sorted(SAID)).flatmap(
+    lambda name: st.tuples(st.sampled_from([name, name.lower()]), st.sampled_from(SAID[name]))
+)
+
+
+def twice(name: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"Host", b"x"), (name, value), (name.lower(), value)]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(Listener), st.sampled_from([0, 1]), st.lists(ONE, max_size=6))
+@example(Listener.INFERENCE, 1, twice(b"X-Request-Id", b"a"))
+@example(Listener.INFERENCE, 1, [*twice(b"X-Request-Id", b"a"), (b"X-Request-Id", b"c")])
+@example(Listener.INFERENCE, 1, [(b"Host", b"x"), (b"X-Request-Id", b"no/ne"), (b"X-Request-Id", b"b")])
+@example(Listener.INFERENCE, 1, twice(b"Expect", b"100-continue"))
+@example(Listener.INFERENCE, 0, twice(b"Expect", b"100-continue"))
+@example(Listener.MANAGEMENT, 1, twice(b"Origin", b"http://a"))
+@example(Listener.MANAGEMENT, 1, twice(b"Content-Type", b"application/json"))
+@example(Listener.INFERENCE, 1, twice(b"Content-Type", b""))
+@example(Listener.INFERENCE, 1, twice(b"Authorization", b""))
+@example(Listener.INFERENCE, 0, [(b"Host", b"x"), (b"Host", b"x")])
+def test_wire_refuses_the_same_fields_and_says_the_same_of_the_others(listener, minor, fields):
+    raw = b"\r\n".join([b"POST /a HTTP/1.%d" % minor, *(b"%b: %b" % field for field in fields)])
+    try:
+        said = parse_request_head(listener, fields, f"1.{minor}")
+    except BadRequest:
+        with pytest.raises(Refusal):
+            reader(listener).read(raw)
+        return
+    request = reader(listener).read(raw)
+    passed = [tuple(line.removesuffix(b"\r\n").split(b": ", 1)) for line in request.passed]
+    assert [(name.lower(), value) for name, value in passed] == [(name.lower(), value) for name, value in said.passing]
+    assert (request.host, request.authorization, request.content_type) == (
+        said.host,
+        said.authorization,
+        said.content_type,
+    )
+    assert (request.request_id, request.length, request.chunked) == (said.request_id, said.length, said.chunked)
+    assert request.expects == (said.continues and minor == 1)
+    if listener is not Listener.INFERENCE:  # there it passes, and says nothing
+        assert request.from_page == (said.origin is not None)
+
+
+@pytest.mark.parametrize("values", [[b"a", b"b"], [b"a", b"a"], [b"a", b"b", b"c"], [b"no/ne", b"b"], [b"a", b"no/ne"]])
+def test_a_request_id_that_is_given_more_than_once_is_none(values):
+    again = reader()
+    for _ in range(2):
+        assert again.read(head(*(b"X-Request-Id: " + value for value in values))).request_id is None
+
+
+@pytest.mark.parametrize("start", [b"POST /a HTTP/1.1", b"POST /a HTTP/1.0"])
+def test_an_expectation_that_is_given_more_than_once_is_refused(start):
+    with pytest.raises(BadRequest) as caught:
+        reader().read(head(b"Expect: 100-continue", b"expect: 100-continue", start=start))
+    assert caught.value.rule == "proxy.duplicate"

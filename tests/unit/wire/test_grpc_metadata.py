@@ -47,6 +47,9 @@ def test_a_request_id_that_is_odd_or_repeated_is_none_and_so_is_a_trace():
     assert parsed((b"x-request-id", b"a b")).request_id is None
     assert parsed((b"x-request-id", b"a"), (b"x-request-id", b"b")).request_id is None
     assert parsed((b"traceparent", b"00-nonsense")).trace == b""
+    parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert parsed((b"traceparent", parent)).trace == parent[3:35]
+    assert parsed((b"traceparent", parent), (b"traceparent", parent)).trace == b""
     plain = parsed()
     assert (plain.refusal, plain.authorization, plain.timeout, plain.from_page) == (None, None, None, False)
 

@@ -70,11 +70,65 @@ def test_no_value_that_stock_would_take_for_a_key_rotation_passes_to_management(
         b"x-forwarded-client-cert",
         b"X-Auth-Request-Email",
         b"X-SSL-Client-S-DN",
+        b"Client-Cert",
+        b"Client-Cert-Chain",
+        b"Ssl-Client-Verify",
+        b"Ssl-Client-Subject-Dn",
+        b"X-SSL-Client-CN",
+        b"Remote-User",
+        b"Remote-Groups",
+        b"Remote-Email",
+        b"Remote-Name",
+        b"Kubeflow-Userid",
+        b"X-Goog-Authenticated-User-Email",
+        b"X-Goog-IAP-JWT-Assertion",
+        b"X-Amzn-Oidc-Identity",
+        b"X-Amzn-Mtls-Clientcert-Subject",
+        b"X-MS-Client-Principal",
+        b"X-MS-Client-Principal-Name",
+        b"Cf-Access-Jwt-Assertion",
+        b"Cf-Access-Authenticated-User-Email",
+        b"X-Remote-User",
+        b"X-Remote-Extra-Scopes",
+        b"Impersonate-User",
+        b"Impersonate-Extra-Scopes",
+        b"X-Consumer-Username",
+        b"X-Credential-Identifier",
+        b"X-Forwarded-Client-Cert",
+        b"X-Forwarded-Tls-Client-Cert-Info",
+        b"X-Auth-Request-User",
+        b"X-Authenticated-Userid",
+        b"X-WEBAUTH-USER",
     ],
 )
 def test_headers_of_one_hop_of_who_asks_and_what_only_torchserve_tells_a_handler_do_not_pass(name):
     headers = [HOST] if name != b"Host" else []
     assert parse_request_head(Listener.INFERENCE, [*headers, (name, b"1")]).passing == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Cookie",  # the application's own
+        b"X-Forwarded-For",
+        b"X-Forwarded-Proto",
+        b"X-Amzn-Trace-Id",
+        b"X-Amzn-SageMaker-Custom-Attributes",
+        b"Cf-Connecting-IP",
+        b"X-MS-Client-Request-Id",
+        b"Remote-Control",
+        b"X-Client-Version",
+        b"Client-Certainty",
+    ],
+)
+def test_what_only_looks_like_a_header_that_says_who_asks_passes(name):
+    assert names(parse_request_head(Listener.INFERENCE, [HOST, (name, b"1")])) == [name]
+
+
+@pytest.mark.parametrize("name", [b"Cf-Access-\xe4", b"X-Remote- User", b"Impersonate-(x)"])
+def test_a_name_that_is_no_token_is_refused_whatever_it_begins_with(name):
+    with pytest.raises(BadRequest):
+        parse_request_head(Listener.INFERENCE, [HOST, (name, b"1")])
 
 
 def test_what_connection_names_does_not_pass_wherever_it_stands():
@@ -182,6 +236,12 @@ def test_a_request_id_that_is_not_well_formed_is_as_none(value):
 
 def test_two_request_ids_are_as_none():
     headers = [HOST, (b"X-Request-Id", b"a"), (b"x-request-id", b"b")]
+    assert parse_request_head(Listener.INFERENCE, headers).request_id is None
+
+
+@pytest.mark.parametrize("values", [[b"a", b"b", b"c"], [b"a", b"a"], [b"not/one", b"b"], [b"a", b""]])
+def test_request_ids_are_as_none_when_there_are_several(values):
+    headers = [HOST, *((b"X-Request-Id", value) for value in values)]
     assert parse_request_head(Listener.INFERENCE, headers).request_id is None
 
 

@@ -89,7 +89,7 @@ def parse_call_head(fields: Fields, largest: int) -> CallHead:
         None if b"authorization" in repeated else given.get(b"authorization"),
         request_id if b"x-request-id" not in repeated and REQUEST_ID.fullmatch(request_id) else None,
         b"origin" in given,
-        trace=trace_id_of(given.get(b"traceparent", b"")) or b"",
+        trace=b"" if b"traceparent" in repeated else trace_id_of(given.get(b"traceparent", b"")) or b"",
     )
     try:
         _verify_size(fields, largest)
