@@ -14,7 +14,7 @@ import pytest
 
 from torchserve_guard.wire import Listener
 
-ATTACK = 4.0
+ATTACK = 2.0
 PATIENT = 0.7
 """Seconds. Beside each of these attacks a neighbour once waited for between 2 and 28; alone it waits milliseconds."""
 KERNEL = 12 << 20
@@ -88,9 +88,9 @@ def test_who_asks_without_end(door, target, reads):
     request = b"%b HTTP/1.1\r\nHost: x\r\n\r\n" % target.encode()
     longest, answered, sent, heard = attack(door.ports[Listener.INFERENCE], reads, b"", request)
     assert longest < PATIENT
-    assert answered > 10
+    assert answered > 5
     assert sent - heard * len(request) < KERNEL
-    assert (heard > 1000) == (reads == "reads")
+    assert (heard > 100) == (reads == "reads")
 
 
 CHUNKED = b"%b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -101,7 +101,7 @@ CHUNKED = b"%b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 def test_who_sends_crumbs(door, head, again):
     longest, answered, _, _ = attack(door.ports[Listener.INFERENCE], "reads", CHUNKED % head, again)
     assert longest < PATIENT
-    assert answered > 10
+    assert answered > 5
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from time import monotonic
 from typing import Generic, TypeVar
 
 from torchserve_guard.http2 import frames
 from torchserve_guard.http2.frames import Broken, Code, Setting
 from torchserve_guard.http2.hpack import Decoder, Fields
 from torchserve_guard.http2.outlet import Outlet, Rules
+from torchserve_guard.http2.patience import LITTLE
 from torchserve_guard.http2.stream import Stream
 
 Head = TypeVar("Head")
 
 _MOST_BLOCKS = 64
 _LONGEST_BLOCK_KEPT = 1024
+# A header block that is larger, as it came or unpacked: grpc-java, and so stock, takes no more metadata by default.
+_LARGE_BLOCK = 8192
+# Pieces of a body that carry little: so many in a row belong to any message.
+_MOST_CRUMBS = 16
 
 
 class Connection(Outlet, Generic[Head]):
@@ -23,6 +30,7 @@ class Connection(Outlet, Generic[Head]):
     def __init__(self, rules: Rules, *, server: bool) -> None:
         super().__init__(rules, server=server)
         self._buffer = b""
+        self._position = 0
         self._preface_due = server
         self._block: tuple[int, int, bytearray] | None = None
         self._decoder = Decoder(rules.fields)
@@ -50,16 +58,18 @@ class Connection(Outlet, Generic[Head]):
 
     # --- frames ----------------------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes. Raises `Broken`."""
-        buffer = self._buffer + data if self._buffer else data
-        position, end = 0, len(buffer)
+    def feed(self, data: bytes, until: float = math.inf) -> bool:
+        """Take bytes, and hear what whole frames say: one, and more until that time (monotonic). Raises `Broken`.
+
+        Returns whether something is left that may be whole; the next call, which may bring nothing, goes on with it.
+        """
+        buffer, position, left = self._buffer, self._position, False
+        if data:
+            buffer, position = (buffer[position:] + data if buffer else data), 0
+        self._buffer, self._position = b"", 0
         if self._preface_due:
-            if not buffer.startswith(frames.PREFACE[:end]):
-                raise Broken(Code.PROTOCOL, "this is not HTTP/2")
-            if end >= len(frames.PREFACE):
-                self._preface_due = False
-                position = len(frames.PREFACE)
+            position = self._greeted(buffer)
+        end = len(buffer)
         while end - position >= frames.HEADER and not self._preface_due:
             high, low, kind, flags, number = frames.HEAD.unpack_from(buffer, position)
             length = high << 8 | low
@@ -71,7 +81,24 @@ class Connection(Outlet, Generic[Head]):
             position = start + length
             self.moved = True
             self._heard(kind, flags, number & 0x7FFFFFFF, buffer[start:position])
-        self._buffer = buffer[position:]
+            if position < end and monotonic() >= until:
+                left = True
+                break
+        if left:
+            # As it is: to cut off what was heard, each time, would copy the rest each time.
+            self._buffer, self._position = buffer, position
+        else:
+            self._buffer = buffer[position:]
+        return left
+
+    def _greeted(self, buffer: bytes) -> int:
+        """Return where the frames begin, once the preface has come."""
+        if not buffer.startswith(frames.PREFACE[: len(buffer)]):
+            raise Broken(Code.PROTOCOL, "this is not HTTP/2")
+        if len(buffer) < len(frames.PREFACE):
+            return 0
+        self._preface_due = False
+        return len(frames.PREFACE)
 
     @property
     def partial(self) -> bool:
@@ -124,8 +151,20 @@ class Connection(Outlet, Generic[Head]):
         if not payload and not ended:
             self.patience.talk()
             return
+        if not ended:
+            self._weigh(stream, len(payload))
         self._ended(stream, ended)
         stream.owner.data(payload, ended)
+
+    def _weigh(self, stream: Stream, size: int) -> None:
+        """Count a piece that carries little, unless others of its message, or the end of one, make up for it."""
+        if size >= LITTLE:
+            if stream.crumbs:
+                stream.crumbs = max(0, stream.crumbs - 1 - (size >> 10))
+            return
+        stream.crumbs += 1
+        if stream.crumbs > _MOST_CRUMBS:
+            self.patience.talk()
 
     def _take(self, length: int) -> None:
         """Count what came, on whatever stream; it is granted again at once, since each stream is held to its own."""
@@ -213,14 +252,19 @@ class Connection(Outlet, Generic[Head]):
     def _read(self, block: bytes) -> Head:
         # INVARIANT: while the table does not change, the same bytes are the same fields.
         head = self.understood(self._decoder.decode(block))
+        large = max(len(block), self._decoder.unpacked) > _LARGE_BLOCK
+        if large:
+            # To unpack it costs us more than it costs a client to say it again.
+            self.patience.given_up()
         if self._decoder.changed or len(self._blocks) >= _MOST_BLOCKS:
             self._blocks.clear()
-        if not self._decoder.changed and len(block) <= _LONGEST_BLOCK_KEPT:
+        if not self._decoder.changed and not large and len(block) <= _LONGEST_BLOCK_KEPT:
             self._blocks[block] = head
         return head
 
     def _heard_window(self, number: int, payload: bytes) -> None:
         more = _number(payload) & 0x7FFFFFFF
+        self.patience.opened()
         if not number:
             if not more:
                 raise _grown_by_nothing()

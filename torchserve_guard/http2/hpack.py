@@ -110,6 +110,8 @@ class Decoder:
         self._limit = LARGEST_TABLE
         self.changed = False
         """Whether the last block changed the table: until one does, the same bytes are the same fields."""
+        self.unpacked = 0
+        """How large the fields of the last block are together, as `most` counts."""
 
     def decode(self, block: bytes) -> Fields:
         """Return the fields. Raises `Broken`."""
@@ -142,6 +144,7 @@ class Decoder:
             if left < 0:
                 raise Broken(Code.CALM, "the fields of a header block are too large")
             fields.append(field)
+        self.unpacked = self._most - left
         return tuple(fields)
 
     def _known(self, index: int) -> Field:

@@ -20,8 +20,8 @@ _LENGTHS = bytes.fromhex(
 _END = 256
 _LONGEST_PADDING = 7
 
-Step = tuple[int, bytes] | None
-"""Where four bits lead to, and what they complete; None when no text has them."""
+Step = tuple[int, bytes]
+"""Where four bits lead to, a state, and what they complete."""
 
 
 def decode(coded: bytes) -> bytes:
@@ -29,29 +29,34 @@ def decode(coded: bytes) -> bytes:
     steps, paddings = _machine()
     state = 0
     text: list[bytes] = []
+    add = text.append
     for byte in coded:
-        for nibble in (byte >> 4, byte & 15):
-            step = steps[state << 4 | nibble]
-            if step is None:
-                raise ValueError("the end of a text stands within it")
-            state, completed = step
-            if completed:
-                text.append(completed)
+        state, completed = steps[state | byte >> 4]
+        if completed:
+            add(completed)
+        state, completed = steps[state | byte & 15]
+        if completed:
+            add(completed)
     # What fills the last byte is the beginning of the code of the end, and shorter than a byte.
     if state not in paddings:
-        raise ValueError("a text is padded in another way than it may be")
+        raise ValueError("a text is padded in another way than it may be, or its end stands within it")
     return b"".join(text)
 
 
 @cache
 def _machine() -> tuple[list[Step], frozenset[int]]:
-    """Return the steps from each inner node of the tree of codes, and the nodes where a text may end."""
+    """Return the steps from each state by its next four bits, and the states where a text may end.
+
+    A state is 16 times an inner node of the tree of codes, or the last, which nothing leads out of: no text has it.
+    """
     children = _tree()
-    steps = [_step(children, node, nibble) for node in range(len(children)) for nibble in range(16)]
+    dead = len(children) << 4
+    steps = [_step(children, node, nibble, dead) for node in range(len(children)) for nibble in range(16)]
+    steps += [(dead, b"")] * 16
     paddings, node = [0], 0
     for _ in range(_LONGEST_PADDING):
         node = children[node][1]
-        paddings.append(node)
+        paddings.append(node << 4)
     return steps, frozenset(paddings)
 
 
@@ -74,14 +79,14 @@ def _tree() -> list[list[int]]:
     return children
 
 
-def _step(children: list[list[int]], node: int, nibble: int) -> Step:
+def _step(children: list[list[int]], node: int, nibble: int, dead: int) -> Step:
     completed = b""
     for at in (3, 2, 1, 0):
         node = children[node][nibble >> at & 1]
         if node < 0:
             symbol = -1 - node
             if symbol == _END:
-                return None
+                return dead, b""
             completed += bytes((symbol,))
             node = 0
-    return node, completed
+    return node << 4, completed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torchserve_guard.http2 import frames
 from torchserve_guard.http2.frames import Code, Setting
 from torchserve_guard.http2.hpack import NO_TABLE
-from torchserve_guard.http2.patience import Patience
+from torchserve_guard.http2.patience import LITTLE, Patience
 from torchserve_guard.http2.stream import Owner, Said, Stream
 
 _MOST_UNHEARD = 256
@@ -50,7 +50,7 @@ class Outlet(ABC):
         self.window = frames.FIRST_WINDOW
         self.most_streams = 2**31 - 1
         self.ended = 0
-        """How many streams were ended here since `out` was taken: the peer cannot know of it yet."""
+        """How many streams were ended here since `out` was taken, or what waits was read: the peer knew of none."""
         self.choked = False
         """Whether the transport takes no more for now."""
         self.moved = False
@@ -89,6 +89,7 @@ class Outlet(ABC):
         return stream
 
     def _begun(self, number: int, owner: Owner) -> Stream:
+        self.patience.sent(0)
         stream = self.streams[number] = Stream(number, owner, self._first_window, self._rules.window)
         return stream
 
@@ -101,6 +102,7 @@ class Outlet(ABC):
         size = len(data)
         room = min(stream.window, self.window, frames.LARGEST)
         if size <= room and not self.choked and not stream.pending:
+            self.patience.sent(size)
             self._send_piece(stream, data, size, ended)
             return
         if size:
@@ -180,6 +182,9 @@ class Outlet(ABC):
                 return
             room = min(stream.window, self.window, frames.LARGEST)
             piece = pending.popleft()
+            if len(piece) <= room or room >= LITTLE:
+                # What the peer has us cut to next to nothing is no reason to open a window again.
+                self.patience.sent(min(len(piece), room))
             if len(piece) > room:
                 pending.appendleft(piece[room:])
                 piece = piece[:room]

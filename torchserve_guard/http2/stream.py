@@ -25,10 +25,10 @@ class Stream:
     """One stream: who owns it, what may be sent and received on it, and what waits to be sent, `waiting` bytes of it.
 
     `heard` says that the peer said its last, `said` that we did. `last` is what follows `pending`: trailers, or nothing
-    but the end.
+    but the end. `crumbs` are pieces that carried little since the last message was whole.
     """
 
-    __slots__ = ("heard", "last", "left", "number", "owner", "pending", "said", "taken", "waiting", "window")
+    __slots__ = ("crumbs", "heard", "last", "left", "number", "owner", "pending", "said", "taken", "waiting", "window")
 
     def __init__(self, number: int, owner: Owner, window: int, left: int) -> None:
         self.number = number
@@ -36,6 +36,7 @@ class Stream:
         self.window = window
         self.left = left
         self.taken = 0
+        self.crumbs = 0
         self.pending: deque[Said] = deque()
         self.waiting = 0
         self.last: bytes | None = None

@@ -1,6 +1,7 @@
 """A connection: two ends of ours talk to each other, however what they say is cut up."""
 
 import contextlib
+import math
 from collections import defaultdict
 
 import hpack
@@ -352,3 +353,144 @@ def test_what_was_waiting_is_not_said_when_all_is_forgotten():
     server.flushed()
     server.taking()
     assert server.out == []
+
+
+def served():
+    """A server that has heard the beginning of stream 1."""
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    server.feed(spoken(1, 1, HEAD, 4))
+    return server
+
+
+def frames_until_broken(server, said, most=60_000):
+    """How often it may be said on stream 1, with room for all of it."""
+    stream = server.streams[1]
+    stream.left, stream.owner.data = 1 << 30, lambda _payload, _ended: None
+    server.patience._talk = 0  # of the introduction
+    for times in range(most):
+        try:
+            server.feed(said)
+        except Broken as error:
+            return times if error.code is Code.CALM else error
+        server.flushed()
+    return None
+
+
+def test_when_there_is_no_time_one_frame_is_heard_and_the_rest_is_kept_in_its_order():
+    server = served()
+    said = b"".join(spoken(0, 1, bytes([at])) for at in range(5)) + spoken(0, 1, b"whole")[:-1]
+    for heard in range(1, 5):
+        assert server.feed(said if heard == 1 else b"", 0)
+        assert server.bodies[1] == bytes(range(heard))
+    while server.feed(b"", 0):
+        pass
+    assert server.bodies[1] == bytes(range(5))
+    assert server.partial
+    assert not server.feed(b"e", 0)
+    assert server.bodies[1] == bytes(range(5)) + b"whole"
+    assert not server.partial
+    assert not server.feed(b"", 0)
+
+
+def test_what_comes_while_something_is_kept_is_heard_behind_it():
+    server = served()
+    assert server.feed(spoken(0, 1, b"a") + spoken(0, 1, b"b") + spoken(0, 1, b"cd")[:-1], 0)
+    assert server.feed(b"d" + spoken(0, 1, b"e"), 0)
+    assert not server.feed(b"")
+    assert server.bodies[1] == b"abcde"
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), max_size=30),
+    st.integers(1, 400),
+    st.lists(st.booleans(), min_size=1, max_size=20),
+)
+def test_in_turns_however_cut_the_same_is_heard(pieces, size, timed):
+    server = served()
+    said = b"".join(spoken(0, 1, piece) for piece in pieces)
+    for number, at in enumerate(range(0, len(said), size)):
+        server.feed(said[at : at + size], 0 if timed[number % len(timed)] else math.inf)
+    while server.feed(b"", 0):
+        pass
+    assert server.bodies[1] == b"".join(pieces)
+    assert not server.partial
+
+
+def test_a_breach_leaves_nothing_in_memory():
+    server = served()
+    with pytest.raises(Broken):
+        server.feed(spoken(5, 1, b"") + bytes(100_000))
+    assert not server.partial
+
+
+def test_pieces_of_a_byte_are_counted_and_a_few_are_not():
+    assert frames_until_broken(served(), spoken(0, 1, b"x")) == 16 + 10_000
+    # Padding carries nothing either.
+    assert frames_until_broken(served(), spoken(0, 1, b"\xc8x" + bytes(200), flags=8)) is not None
+
+
+def test_pieces_that_carry_something_make_up_for_some_that_do_not():
+    """A proxy passes on what it reads: the last piece of each read may be a byte."""
+    mixed = spoken(0, 1, bytes(1000)) + spoken(0, 1, b"x")
+    assert frames_until_broken(served(), mixed, 20_000) is None
+    assert frames_until_broken(served(), mixed + spoken(0, 1, b"x")) == 5000 + 15
+
+
+def test_bodies_of_a_few_bytes_are_no_flood():
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    for _ in range(6000):
+        begun(client, b"xyz", 3)
+        talk(client, server)
+    assert server.streams == {}
+    assert server.patience._talk < 10
+
+
+def test_windows_opened_for_nothing_end_the_connection_and_those_for_what_was_sent_do_not():
+    for stream in (0, 1):
+        assert frames_until_broken(served(), spoken(8, stream, (1).to_bytes(4))) == 10_000 + 4
+    server = served()
+    stream = server.streams[1]
+    for _ in range(20_000):
+        server.send(stream, b"tiny")
+        for number in (0, 1):
+            server.feed(spoken(8, number, (4).to_bytes(4)))
+        server.flushed()
+
+
+def test_windows_of_a_byte_earn_nothing():
+    """Each would have us send a byte, and earn the next."""
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    server.feed(spoken(4, 0, told(4, 0)) + spoken(1, 1, HEAD, 4))
+    server.send(server.streams[1], bytes(1 << 17))
+    assert frames_until_broken(server, spoken(8, 1, (1).to_bytes(4))) == 10_000 + 4
+    assert server.streams[1].waiting == (1 << 17) - 10_004
+
+
+def test_large_heads_count_as_streams_that_are_given_up():
+    small = encoded(((b":path", b"/x"), (b"a", b"v" * 8000)))
+    as_said = encoded(((b":path", b"/x"), (b"a", b"v" * 8200)))
+    # A name of 4000 bytes in the table, and three of it in as many bytes.
+    unpacked = b"\x40" + encoded(((b"n" * 4000, b""),))[1:] + b"\xbe" * 2
+    for block, ends in ((small, False), (as_said, True), (unpacked, True)):
+        client, server = Side(server=False), Side(server=True)
+        talk(client, server)
+        said = b"".join(spoken(1, number, block, 5) for number in range(1, 2300, 2))
+        if ends:
+            with pytest.raises(Broken) as caught:
+                server.feed(said)
+            assert caught.value.code is Code.CALM
+            assert len(server.heads) == 1000
+        else:
+            server.feed(said)
+            assert len(server.heads) == 1150
+
+
+def test_a_large_head_that_is_short_to_say_is_counted_each_time():
+    client, server = Side(server=False), Side(server=True)
+    talk(client, server)
+    server.feed(spoken(1, 1, b"\x40" + encoded(((b"n" * 4000, b""),))[1:], 5))
+    with pytest.raises(Broken):
+        server.feed(b"".join(spoken(1, number, b"\xbe" * 3, 5) for number in range(3, 2300, 2)))

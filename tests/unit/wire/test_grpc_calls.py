@@ -153,6 +153,14 @@ def test_a_method_has_one_spelling(path):
             call_of(listener, path, optional=True)
 
 
+def test_a_method_that_is_not_there_is_named_as_stock_names_it():
+    """Java's server says what it was asked for without the slash that the path begins with."""
+    with pytest.raises(NotFound, match=r"\AMethod not found: grpc\.health\.v1\.Health/Check\Z"):
+        call_of(Listener.INFERENCE, "/grpc.health.v1.Health/Check", optional=True)
+    with pytest.raises(NotFound, match=r"\AMethod not found: /pkg\.Service/Method\Z"):
+        call_of(Listener.INFERENCE, "//pkg.Service/Method", optional=True)
+
+
 def test_a_method_exists_on_its_own_listener_and_the_open_protocol_only_when_it_is_switched_on():
     for call in CALLS:
         assert call_of(call.listener, call.path, optional=True) is call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from torchserve_guard.http2 import Broken, Code, Fields, Owner, Rules, Stream
@@ -71,7 +72,9 @@ class Behind(Link[Told]):
         self.cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Lose all that is in flight."""
+        """Lose all that is in flight, but for what was read of it."""
+        with suppress(Broken):
+            self.feed(b"")
         self._lose_all(f"the connection was lost{f' ({exc})' if exc is not None else ''}")
 
     def _lose_all(self, reason: str) -> None:

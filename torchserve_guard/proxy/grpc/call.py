@@ -92,6 +92,7 @@ class Call(Reply):
         self._came += size
         try:
             for message in reader.feed(payload):
+                self.stream.crumbs = 0
                 self._take(row, message)
             if whole:
                 self._verify_whole(reader)

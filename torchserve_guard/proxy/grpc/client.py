@@ -72,12 +72,11 @@ class Client(Link[CallHead]):
     def pause_writing(self) -> None:
         """Hear no more of who does not take what is said: each thing heard may have to be answered (CVE-2019-9517)."""
         super().pause_writing()
-        self._transport.pause_reading()
+        self.be_deaf(True)  # noqa: FBT003
 
     def resume_writing(self) -> None:
         """Go on."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self.be_deaf(False)  # noqa: FBT003
         super().resume_writing()
 
     def broken(self, error: Broken) -> None:

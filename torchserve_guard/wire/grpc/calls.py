@@ -76,7 +76,8 @@ def call_of(listener: Listener, path: str, *, optional: bool) -> Call:
     call = _CALLS.get((listener, path))
     if call is None or (call.optional and not optional):
         reason = f"{shown(path)} is not a method of the {listener.value} service"
-        raise NotFound(f"Method not found: {shown(path)[1:-1]}", reason=reason, rule="wire.method")
+        # As stock names it: without the slash that the path begins with.
+        raise NotFound(f"Method not found: {shown(path[1:])[1:-1]}", reason=reason, rule="wire.method")
     return call
 
 
