@@ -178,8 +178,11 @@ def test_a_java_that_is_the_child_of_a_script_goes_with_it(guard, heavy, how):
         file.write(b"changed")
     server = guard(heavy, {"load_models": "heavy.tar.gz"}, environment={"JAVA_HOME": str(home)})
     held(server)
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    assert len([one for one in family if "org.pytorch.serve.ModelServer" in one.cmdline()]) == 2
+    deadline = time.monotonic() + BOOTED_WITHIN
+    family: list[psutil.Process] = []
+    while len([one for one in family if "org.pytorch.serve.ModelServer" in one.cmdline()]) < 2:
+        assert time.monotonic() < deadline, "the script has no child"
+        family = psutil.Process(server.process.pid).children(recursive=True)
     if how == "stopped":
         server.signal(signal.SIGTERM)
     server.signal(signal.SIGCONT)
