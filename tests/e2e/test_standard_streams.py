@@ -20,15 +20,7 @@ pytestmark = pytest.mark.e2e
 def piped(server: servers.Guarded) -> Iterator[int]:
     """The server up, both its streams in one pipe; yields the end that is read, which is read until it serves."""
     reading, writing = os.pipe()
-    server.process = subprocess.Popen(
-        server.command(),
-        cwd=server.folder,
-        env=server.variables(),
-        stdin=subprocess.DEVNULL,
-        stdout=writing,
-        stderr=writing,
-        start_new_session=True,
-    )
+    server._launch(writing)
     os.close(writing)
     said, deadline = b"", time.monotonic() + servers.PATIENCE
     try:

@@ -249,7 +249,7 @@ def test_a_file_that_its_holder_removed_meanwhile_is_not_lent(site, terms, place
         taken.append(descriptor)
         return fcntl.flock(descriptor, fcntl.LOCK_EX) is None
 
-    monkeypatch.setattr(quarantine, "_taken", late)
+    monkeypatch.setattr(quarantine, "taken", late)
     assert fetch(site.has("/m.mar", DATA), terms, place) == DATA
     assert len(taken) == 2
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from torchserve_guard.archives import trees
 from torchserve_guard.archives.digests import Crew, gathered
 from torchserve_guard.archives.locks import DIRECTORY, Tell, locked, verify_private
-from torchserve_guard.archives.manifest import MemberEntry
+from torchserve_guard.archives.manifest import MemberEntry, unpacked
 from torchserve_guard.archives.names import parents
 from torchserve_guard.archives.room import Claim, Room
 from torchserve_guard.archives.sources import Source, open_directory, open_member
@@ -75,7 +75,7 @@ class Copies:
             with (
                 open_directory(tree, str(tree)) as old,
                 open_directory(target, str(target)) as new,
-                self._room.claim(f"{name or tree} (its private copy)", new, trees.size_of(members)) as claim,
+                self._room.claim(f"{name or tree} (its private copy)", new, unpacked(members)) as claim,
             ):
                 cloned = self._filled(old, new, members, str(tree), crew, claim=claim)
                 # INVARIANT: what the model is shown is compared itself, not what it was made of.

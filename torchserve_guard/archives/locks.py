@@ -58,7 +58,7 @@ def locked(directory: Path, tell: Tell | None = None) -> Iterator[None]:
 def _take(descriptor: int, directory: Path, tell: Tell | None) -> None:
     pause, longest = _AGAIN
     began = time.monotonic()
-    while not _taken(descriptor):
+    while not taken(descriptor):
         waited = time.monotonic() - began
         if waited > BOUND:
             raise GuardError(
@@ -72,7 +72,8 @@ def _take(descriptor: int, directory: Path, tell: Tell | None) -> None:
         pause = min(2 * pause, longest)
 
 
-def _taken(descriptor: int) -> bool:
+def taken(descriptor: int) -> bool:
+    """Take the lock of an open file if nobody has it, and return whether it was so."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,9 +99,6 @@ def abandoned(leftover: Path) -> Iterator[bool]:
     """Tell whether whoever made a folder is gone; if so, hold it."""
     descriptor = os.open(leftover, DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+        yield taken(descriptor)
     finally:
         os.close(descriptor)

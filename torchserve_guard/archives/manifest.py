@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -93,6 +94,11 @@ class MemberEntry(_Value):
     path: Annotated[StrictStr, AfterValidator(_member_path)]
     size: Size
     sha256: Digest
+
+
+def unpacked(members: Iterable[MemberEntry]) -> int:
+    """Return how many bytes the members have, unpacked."""
+    return sum(member.size for member in members)
 
 
 class Chunks(_Value):

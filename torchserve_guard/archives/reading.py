@@ -18,7 +18,7 @@ from torchserve_guard.archives.digests import Reckoning
 from torchserve_guard.archives.lanes import Belt, Lane
 from torchserve_guard.archives.ledger import Ledger, differences
 from torchserve_guard.archives.limits import Limits
-from torchserve_guard.archives.manifest import CHUNK, MemberEntry, SubjectEntry
+from torchserve_guard.archives.manifest import CHUNK, MemberEntry, SubjectEntry, unpacked
 from torchserve_guard.archives.passage import Sink, Tape, walk
 from torchserve_guard.archives.progress import Progress
 from torchserve_guard.archives.refusal import Reason, refuse
@@ -79,7 +79,7 @@ def read_subject(
 
 def verify_listed(where: str, subject: SubjectEntry, limits: Limits) -> None:
     """Return if what a manifest lists of a subject is within the limits: then nothing has to be read to refuse it."""
-    total = sum(member.size for member in subject.members)
+    total = unpacked(subject.members)
     why = limits.fault(len(subject.members), total, total if subject.size is None else subject.size)
     if why is not None:
         refuse(where, None, why)
@@ -89,7 +89,7 @@ def as_listed(subject: SubjectEntry) -> Limits:
     """Return limits with room for what a manifest lists, for who compares and unpacks nothing."""
     default = Limits()
     folders = {parent for member in subject.members for parent in names.parents(member.path)}
-    total = sum(member.size for member in subject.members)
+    total = unpacked(subject.members)
     return Limits(
         members=max(default.members, len(subject.members) + len(folders) + 1),
         unpacked=max(default.unpacked, total),
@@ -184,7 +184,7 @@ def _read_directory(
             for member in paths:
                 _copy(root, member, where, _Laned(ledger, hashing), progress)
     entries = ledger.entries()
-    size = sum(entry.size for entry in entries)
+    size = unpacked(entries)
     digest = hashlib.sha256(b"".join(f"{e.sha256}  {e.path}\n".encode() for e in entries)).hexdigest()
     if promised is not None:
         promise.verify(where, promised, digest, size)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from torchserve_guard.errors import GuardError
 
 LEFT = 64 << 20
-"""Bytes that are to stay free, as a fetch leaves them (`remote.quarantine`)."""
+"""Bytes that are to stay free, of staging and of fetching."""
 OFTEN = 8 << 20
 """Bytes after which the disk is looked at again: others write to it too."""
 

@@ -249,7 +249,7 @@ class Store:
             tree.mkdir(mode=0o700)
             with (
                 open_directory(tree, str(tree)) as root,
-                self._room.claim(str(source), root, trees.size_of(subject.members)) as claim,
+                self._room.claim(str(source), root, manifest.unpacked(subject.members)) as claim,
                 closing(trees.TreeWriter(root, claim)) as writer,
             ):
                 found = read_subject(source, subject, writer, limits, crew.tell, look=look)
@@ -292,7 +292,7 @@ class Store:
             trees.verify(home / "tree", found.members, crew)
             return found, Proof.NOT_ASKED
         if self._knows(home, subject, source):
-            share = Share(crew.tell, sum(one.size for one in found.members), size_of(source))
+            share = Share(crew.tell, manifest.unpacked(found.members), size_of(source))
             trees.verify(home / "tree", found.members, crew, share)
             return found, Proof.BELIEVED
         look = self._look()

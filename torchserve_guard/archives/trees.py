@@ -71,11 +71,6 @@ class TreeWriter:
             self._made.add(path)
 
 
-def size_of(members: Iterable[MemberEntry]) -> int:
-    """Return how many bytes the files among the members have."""
-    return sum(member.size for member in members)
-
-
 def seal(tree: Path, members: Iterable[MemberEntry]) -> None:
     """Make a tree read-only, with a marker beside a lone directory, or TorchServe would read one level down."""
     marker = marker_of(members)

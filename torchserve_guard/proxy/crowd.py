@@ -86,6 +86,13 @@ class Crowd:
                 self._awaited = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._awaited], timeout=grace)
 
+    async def dismiss(self, grace: float) -> None:
+        """Cancel what runs after `grace` seconds, in which who is inside may leave and have its end recorded."""
+        await self.gone(grace)
+        for task in tuple(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
     def _look(self) -> None:
         if self._awaited is not None and not self._awaited.done() and not self.connections and not self.tasks:
             self._awaited.set_result(None)

@@ -177,10 +177,7 @@ class Door:
         for passage in self._passages.values():
             for way in passage.ways:
                 way.upstream.cut()
-        await self._crowd.gone(_LAST_WORDS_S)
-        for task in tuple(self._crowd.tasks):
-            task.cancel()
-        await asyncio.gather(*self._crowd.tasks, return_exceptions=True)
+        await self._crowd.dismiss(_LAST_WORDS_S)
 
     def stats(self) -> Stats:
         """Return a snapshot."""

@@ -10,7 +10,6 @@ the next who wants the same archive; one that nobody wanted for long is removed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,9 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torchserve_guard import draft
-from torchserve_guard.archives.locks import verify_private
+from torchserve_guard.archives.locks import taken, verify_private
 from torchserve_guard.archives.manifest import SubjectEntry
 from torchserve_guard.archives.remote.watch import Watch
+from torchserve_guard.archives.room import LEFT
 from torchserve_guard.errors import GuardError
 
 KEPT = 14 * 86400.0
@@ -31,8 +31,6 @@ KEPT = 14 * 86400.0
 PIECE = 1 << 20
 AGAIN = 0.2
 LARGEST_NOTE = 16384
-LEFT = 64 << 20
-"""Bytes that a fetch leaves on the disk: a guard that cannot write its record serves nobody."""
 _FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -159,7 +157,7 @@ class Quarantine:
         while True:
             with _told(path):
                 descriptor = os.open(path, _FILE, 0o600)
-            if _taken(descriptor) and _stands(path, descriptor):
+            if taken(descriptor) and _stands(path, descriptor):
                 _verify_ours(path, descriptor)
                 return descriptor
             os.close(descriptor)
@@ -183,18 +181,10 @@ def _told(path: Path) -> Iterator[None]:
 def _remove_unless_held(path: Path) -> None:
     descriptor = os.open(path, _READ)
     try:
-        if _taken(descriptor):
+        if taken(descriptor):
             path.unlink()
     finally:
         os.close(descriptor)
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _verify_ours(path: Path, descriptor: int) -> None:

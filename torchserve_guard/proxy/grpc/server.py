@@ -156,10 +156,7 @@ class GrpcDoor:
             connection.cut()
         for passage in self._passages.values():
             await passage.upstream.close()
-        await self._crowd.gone(_LAST_WORDS_S)
-        for task in tuple(self._crowd.tasks):
-            task.cancel()
-        await asyncio.gather(*self._crowd.tasks, return_exceptions=True)
+        await self._crowd.dismiss(_LAST_WORDS_S)
 
     def stats(self) -> GrpcStats:
         """Return a snapshot."""
@@ -175,6 +172,5 @@ class GrpcDoor:
         """Once a second, one pass over all connections: cheaper than a timer for each call."""
         for passage in self._passages.values():
             passage.advance()
-        for connection in tuple(self._crowd.connections):
-            connection.sweep()
+        self._crowd.sweep()
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
